@@ -1,0 +1,353 @@
+//! The protocol: claim a key, then complete it, record its failure, or release it.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use tracing::{Instrument, debug, warn};
+
+use crate::error::{is_guard, leaves_commit_unknown};
+use crate::record::{Record, State, encode_any};
+use crate::run::span;
+use crate::sql::{self, Found, Owner};
+use crate::transaction::{self, Transaction};
+use crate::{Error, Idempotency, Operation};
+
+/// What [`Idempotency::claim`](crate::Idempotency::claim) found.
+#[derive(Debug)]
+#[must_use = "a claim that is dropped is released"]
+pub enum Claim {
+    /// The key is ours. Do the work on the claim's connection, then [`complete`](Claimed::complete).
+    Claimed(Claimed),
+    /// An earlier execution had committed; this is what it left. Nothing is to be done.
+    Replayed(Record),
+}
+
+impl Idempotency {
+    /// Claims the key without a closure: for a middleware, a loop, or whoever cannot give one.
+    ///
+    /// **The promise** is that of [`execute`](Self::execute), which is built on this. The returned
+    /// [`Claimed`] is the connection in the open transaction; its [`complete`](Claimed::complete) commits. Dropping it
+    /// releases the key. Only the claim itself is retried after a conflict; what comes after is the caller's to repeat.
+    ///
+    /// ```
+    /// # use pgonce::{Claim, Idempotency, Operation};
+    /// # async fn example(idempotency: Idempotency, operation: Operation) -> Result<String, pgonce::Error> {
+    /// let receipt = match idempotency.claim(&operation).await? {
+    ///     Claim::Replayed(record) => record.result()?,
+    ///     Claim::Claimed(mut claimed) => {
+    ///         sqlx::query("UPDATE accounts SET balance = balance - 1").execute(&mut *claimed).await?;
+    ///         let receipt = "paid".to_string();
+    ///         claimed.complete(&receipt).await?;
+    ///         receipt
+    ///     }
+    /// };
+    /// # Ok(receipt)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch), [`InFlight`](crate::ErrorKind::InFlight),
+    /// [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) (a committed pending key was found),
+    /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Nothing is claimed.
+    pub async fn claim(&self, operation: &Operation) -> Result<Claim, Error> {
+        self.claim_patiently(operation, &mut self.patience())
+            .instrument(span("claim", operation))
+            .await
+    }
+}
+
+/// A key that is ours, in an open transaction. It is a `&mut PgConnection` for the business writes.
+///
+/// Business writes, key and result commit together in [`complete`](Self::complete). Until then nothing is visible to
+/// anyone; dropping the claim (an early return, a panic, a cancelled future) closes the connection, the server rolls
+/// everything back, and the key is free.
+pub struct Claimed {
+    transaction: Transaction,
+    owner: Owner,
+    max_result_size: usize,
+}
+
+impl Claimed {
+    pub(crate) fn new(transaction: Transaction, owner: Owner, max_result_size: usize) -> Self {
+        Self { transaction, owner, max_result_size }
+    }
+
+    /// Commits the business writes, the key and this result together.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is committed, with the one exception of [`CommitUnknown`](crate::ErrorKind::CommitUnknown):
+    ///
+    /// - [`Encode`](crate::ErrorKind::Encode), [`ResultTooLarge`](crate::ErrorKind::ResultTooLarge): it cannot be stored;
+    /// - [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation): the work between swallowed an error, or ended the
+    ///   transaction, or left a savepoint open;
+    /// - [`Database`](crate::ErrorKind::Database): a statement or the COMMIT failed, a deferred constraint for example;
+    ///   under `repeatable read` and `serializable` this may be a serialization failure, which
+    ///   [`is_retryable`](Error::is_retryable);
+    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the connection was lost at COMMIT.
+    pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
+        let result =
+            encode_any(result, self.max_result_size).map(|result| (State::Completed, result));
+        self.conclude(result).await
+    }
+
+    /// Prepares for a final failure: [`RecordingClaim::fail`] undoes what was written from here on.
+    ///
+    /// Costs one statement (a savepoint).
+    ///
+    /// # Errors
+    ///
+    /// [`Database`](crate::ErrorKind::Database); the claim is released.
+    pub async fn recording(mut self) -> Result<RecordingClaim, Error> {
+        self.savepoint().await?;
+        Ok(RecordingClaim(self))
+    }
+
+    /// Undoes everything: the business writes are gone and the key is free. The same as dropping the claim, except
+    /// that the connection goes back to the pool.
+    pub async fn release(self) {
+        self.transaction.rollback().await;
+        debug!("released the key");
+    }
+
+    /// The connection, inside of the transaction.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.transaction.connection()
+    }
+
+    /// The point to which a recorded failure undoes the business writes.
+    pub(crate) async fn savepoint(&mut self) -> Result<(), Error> {
+        sql::savepoint(self.transaction.connection()).await.map_err(Error::of_statement)
+    }
+
+    /// Stores the encoded result and commits, or rolls back when there is none.
+    pub(crate) async fn conclude(
+        mut self,
+        result: Result<(State, Vec<u8>), Error>,
+    ) -> Result<(), Error> {
+        let stored = match result {
+            Ok((state, result)) => self.store(state, &result).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            // The connection may survive it.
+            self.transaction.rollback().await;
+            return Err(error);
+        }
+        let Err(error) = self.transaction.commit().await else {
+            debug!("committed the writes, the key and the result");
+            return Ok(());
+        };
+        if !leaves_commit_unknown(&error) {
+            return Err(Error::of_statement(error));
+        }
+        warn!("the answer to COMMIT was lost");
+        let Owner { scope, key, .. } = self.owner;
+        Err(Error::CommitUnknown { scope, key, source: error })
+    }
+
+    async fn store(&mut self, state: State, result: &[u8]) -> Result<(), Error> {
+        let conn = self.transaction.connection();
+        if state == State::Failed {
+            // Savepoints that the closure left open are undone with ours.
+            let undone = match transaction::rollback_to_depth(conn, 1).await {
+                Ok(()) => sql::rollback_to_savepoint(conn).await,
+                Err(error) => Err(error),
+            };
+            undone.map_err(|error| left_the_transaction(Some(error)))?;
+        }
+        if transaction::depth(conn) != 1 {
+            return Err(depth_violation(transaction::depth(conn), 1));
+        }
+        finish(conn, &self.owner, state, result).await
+    }
+
+    /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it
+    /// wrote after that may be committed, and the caller must hear of it.
+    pub(crate) async fn abandon(mut self) -> Result<(), Error> {
+        let conn = self.transaction.connection();
+        // A statement that fails means an aborted transaction or a dead connection: still inside, or nothing left.
+        let inside = transaction::depth(conn) > 0
+            && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
+        self.release().await;
+        if inside { Ok(()) } else { Err(left_the_transaction(None)) }
+    }
+}
+
+impl Deref for Claimed {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.transaction.as_ref()
+    }
+}
+
+impl DerefMut for Claimed {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.transaction.connection()
+    }
+}
+
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claimed").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// A [`Claimed`] key whose work may end in a final failure; made by [`Claimed::recording`].
+#[derive(Debug)]
+pub struct RecordingClaim(Claimed);
+
+impl RecordingClaim {
+    /// Commits the business writes, the key and this result together; see [`Claimed::complete`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Claimed::complete`].
+    pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
+        self.0.complete(result).await
+    }
+
+    /// Undoes the business writes, and commits the key with this failure: every retry gets it, and runs nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Claimed::complete`].
+    pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
+        let failure =
+            encode_any(failure, self.0.max_result_size).map(|failure| (State::Failed, failure));
+        self.0.conclude(failure).await
+    }
+
+    /// Undoes everything; see [`Claimed::release`].
+    pub async fn release(self) {
+        self.0.release().await;
+    }
+}
+
+impl Deref for RecordingClaim {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for RecordingClaim {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+/// What one try to claim came to.
+pub(crate) enum Attempt {
+    Claimed(Owner),
+    Replayed(Record),
+    InFlight,
+}
+
+/// Tries to claim, once, inside of the open transaction on this connection. Never waits for another claim.
+pub(crate) async fn claim(
+    conn: &mut PgConnection,
+    operation: &Operation,
+    retention: Duration,
+) -> Result<Attempt, Error> {
+    // Each further round needs another transaction to have finished or removed the row in between.
+    loop {
+        if let Some(owner) = sql::claim(conn, operation, retention).await? {
+            return Ok(Attempt::Claimed(owner));
+        }
+        match sql::look(conn, operation).await? {
+            Found::Live(record) if record.state == State::Pending => {
+                return Err(visible_pending(&record));
+            }
+            Found::Live(record) if record.fingerprint != *operation.fingerprint() => {
+                return Err(operation.mismatch());
+            }
+            Found::Live(record) => return Ok(Attempt::Replayed(record)),
+            Found::Locked => return Ok(Attempt::InFlight),
+            Found::Nothing => {}
+            Found::Expired => {
+                if let Some(owner) = sql::take_over(conn, operation, retention).await? {
+                    return Ok(Attempt::Claimed(owner));
+                }
+            }
+        }
+    }
+}
+
+/// Stores the result, as the last statement before COMMIT. Proves that the transaction is alive and still the one
+/// that claimed.
+pub(crate) async fn finish(
+    conn: &mut PgConnection,
+    owner: &Owner,
+    state: State,
+    result: &[u8],
+) -> Result<(), Error> {
+    match sql::finish(conn, owner, state, result).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(left_the_transaction(None)),
+        Err(error) => {
+            Err(match error.as_database_error().and_then(|error| error.code()).as_deref() {
+                // in_failed_sql_transaction
+                Some("25P02") => Error::atomicity(
+                    "a statement in the closure failed and the closure went on as if it had not, so nothing of the \
+                 transaction can be committed; return the error, or put what may fail into a nested `begin()`",
+                    Some(error),
+                ),
+                // read_only_sql_transaction: on a hardened pool, outside of our transaction
+                Some("25006") => left_the_transaction(Some(error)),
+                _ => Error::of_statement(error),
+            })
+        }
+    }
+}
+
+/// The closure's own error is the guard's: it tried to COMMIT.
+pub(crate) fn guard_violation(error: &(dyn sqlx::error::DatabaseError + 'static)) -> Option<Error> {
+    is_guard(error).then(|| {
+        Error::atomicity(
+            "the closure tried to COMMIT, or made the constraint pgonce.keys_finished_before_commit immediate; leave \
+             COMMIT to pgonce, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing was committed",
+            None,
+        )
+    })
+}
+
+pub(crate) fn depth_violation(found: usize, expected: usize) -> Error {
+    if found > expected {
+        return Error::atomicity(
+            "the closure opened a nested transaction and neither committed nor dropped it (`mem::forget`?); nothing \
+             was committed",
+            None,
+        );
+    }
+    left_the_transaction(None)
+}
+
+pub(crate) fn left_the_transaction(source: Option<sqlx::Error>) -> Error {
+    Error::atomicity(
+        "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` inside of it, or a \
+         failed or cancelled nested `begin()` whose error was swallowed. The key is not committed; what the closure \
+         wrote afterwards is, unless the pool is hardened (`Idempotency::connect`). Leave BEGIN, COMMIT and ROLLBACK \
+         to pgonce",
+        source,
+    )
+}
+
+fn visible_pending(record: &Record) -> Error {
+    Error::atomicity(
+        format!(
+            "key `{}` in scope `{}` is pending where no pending row can be seen: either the closure of this very \
+             operation executes it again in its own transaction, or a pending row was committed because the constraint \
+             pgonce.keys_finished_before_commit was dropped, disabled or bypassed. Nothing was run. In the second case \
+             find out whether the operation took effect, then delete the row, and see `pgonce::verify`",
+            record.key, record.scope
+        ),
+        None,
+    )
+}

@@ -1,0 +1,316 @@
+//! Everything that can go wrong: [`Error`] and [`ErrorKind`].
+
+use std::error::Error as StdError;
+
+use sqlx::error::DatabaseError;
+
+use crate::closure::database_error;
+use crate::{IdempotencyKey, Scope};
+
+/// The foreign key that refuses to commit a pending row; see `migrations/`.
+pub(crate) const GUARD: &str = "keys_finished_before_commit";
+
+/// Everything that pgonce's calls can fail with.
+///
+/// Whatever the error: nothing of the failed call is committed, unless it is
+/// [`CommitUnknown`](ErrorKind::CommitUnknown), or an [`AtomicityViolation`](ErrorKind::AtomicityViolation) on a
+/// pool that is not hardened. No error repeats a parameter or a result.
+///
+/// Match on [`kind`](Self::kind) to decide what to answer, and ask [`is_retryable`](Self::is_retryable) whether
+/// the same call may simply be made again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no idempotency key.
+    #[error(
+        "invalid idempotency key: {reason}; send 1 to 255 visible ASCII characters, for example a UUID"
+    )]
+    #[non_exhaustive]
+    InvalidKey {
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The text is no scope.
+    #[error(
+        "invalid scope: {reason}; use 1 to 255 visible ASCII characters, for example `acct_42/charges`"
+    )]
+    #[non_exhaustive]
+    InvalidScope {
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The key was used before with other parameters. Nothing ran and nothing was replayed.
+    #[error(
+        "idempotency key `{key}` in scope `{scope}` was used before with other parameters; \
+         repeat a request unchanged, or send a new key for a new request"
+    )]
+    #[non_exhaustive]
+    FingerprintMismatch {
+        /// The scope of the operation.
+        scope: Scope,
+        /// The key of the operation.
+        key: IdempotencyKey,
+    },
+
+    /// The first execution of this key is still running.
+    #[error(
+        "idempotency key `{key}` in scope `{scope}` is in flight: its first execution is still running; \
+         make the same call again in a moment"
+    )]
+    #[non_exhaustive]
+    InFlight {
+        /// The scope of the operation.
+        scope: Scope,
+        /// The key of the operation.
+        key: IdempotencyKey,
+    },
+
+    /// The connection was lost at COMMIT, and so was the answer.
+    #[error(
+        "the answer to COMMIT was lost, so it is unknown whether key `{key}` in scope `{scope}` was committed; \
+         make the same call again: it returns the result if there is one and executes otherwise"
+    )]
+    #[non_exhaustive]
+    CommitUnknown {
+        /// The scope of the operation.
+        scope: Scope,
+        /// The key of the operation.
+        key: IdempotencyKey,
+        /// How the connection was lost.
+        source: sqlx::Error,
+    },
+
+    /// The closure left the transaction, or the database holds what no correct run can leave.
+    #[error("atomicity violation: {reason}")]
+    #[non_exhaustive]
+    AtomicityViolation {
+        /// What happened and what to do.
+        reason: String,
+        /// The database error by which it was noticed, if it was one.
+        source: Option<sqlx::Error>,
+    },
+
+    /// The result is larger than the limit. Nothing was written.
+    #[error(
+        "the result is {size} bytes, over the limit of {limit}; return less (an id instead of a document), \
+         or raise the limit with `with_max_result_size`"
+    )]
+    #[non_exhaustive]
+    ResultTooLarge {
+        /// The size of the encoded result in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// The parameters or the result cannot be encoded. Nothing was written.
+    #[error("cannot encode the {what}: {reason}")]
+    #[non_exhaustive]
+    Encode {
+        /// `parameters` or `result`.
+        what: &'static str,
+        /// What is wrong with the value.
+        reason: String,
+    },
+
+    /// The stored result does not decode into the type that was asked for. Nothing ran, the row is unchanged.
+    #[error(
+        "the stored result of key `{key}` in scope `{scope}` cannot be replayed: {reason}; \
+         make the type accept what was stored (serde's `default` and `alias` help), or wait until the key expires"
+    )]
+    #[non_exhaustive]
+    Decode {
+        /// The scope of the operation.
+        scope: Scope,
+        /// The key of the operation.
+        key: IdempotencyKey,
+        /// What does not fit, without the data itself.
+        reason: String,
+    },
+
+    /// pgonce's schema is not, or not completely, in this database.
+    #[error("pgonce is not ready in this database: {}", .missing.join("; "))]
+    #[non_exhaustive]
+    NotMigrated {
+        /// What is missing, each with what to do about it.
+        missing: Vec<String>,
+    },
+
+    /// The database, the connection or the pool failed.
+    #[error("{source}{}", .hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
+    #[non_exhaustive]
+    Database {
+        /// What sqlx reported.
+        source: sqlx::Error,
+        /// What to do about it, where pgonce knows.
+        hint: Option<&'static str>,
+    },
+}
+
+/// The kinds of [`Error`], to match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The text is no idempotency key.
+    InvalidKey,
+    /// The text is no scope.
+    InvalidScope,
+    /// The key was used before with other parameters; an HTTP service answers 422.
+    FingerprintMismatch,
+    /// The first execution is still running; an HTTP service answers 409.
+    InFlight,
+    /// It is unknown whether the COMMIT took effect; the same call, made again, finds out.
+    CommitUnknown,
+    /// The closure left the transaction; a bug in the closure, or in how the database is looked after.
+    AtomicityViolation,
+    /// The result is larger than the limit.
+    ResultTooLarge,
+    /// The parameters or the result cannot be encoded.
+    Encode,
+    /// The stored result does not fit the type.
+    Decode,
+    /// The migrations are not applied, or a grant is missing.
+    NotMigrated,
+    /// The database, the connection or the pool failed.
+    Database,
+}
+
+impl Error {
+    /// The kind, to match on.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidKey { .. } => ErrorKind::InvalidKey,
+            Self::InvalidScope { .. } => ErrorKind::InvalidScope,
+            Self::FingerprintMismatch { .. } => ErrorKind::FingerprintMismatch,
+            Self::InFlight { .. } => ErrorKind::InFlight,
+            Self::CommitUnknown { .. } => ErrorKind::CommitUnknown,
+            Self::AtomicityViolation { .. } => ErrorKind::AtomicityViolation,
+            Self::ResultTooLarge { .. } => ErrorKind::ResultTooLarge,
+            Self::Encode { .. } => ErrorKind::Encode,
+            Self::Decode { .. } => ErrorKind::Decode,
+            Self::NotMigrated { .. } => ErrorKind::NotMigrated,
+            Self::Database { .. } => ErrorKind::Database,
+        }
+    }
+
+    /// Whether the same call, with the same key and parameters, may simply be made again.
+    ///
+    /// True for a key in flight, for an unknown commit, and for the database errors that pass by themselves: a
+    /// serialization failure or a deadlock, a lost or refused connection, a server that starts or stops, too many
+    /// connections, a pool with none free.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::InFlight { .. } | Self::CommitUnknown { .. } => true,
+            Self::Database { source, .. } => passes_by_itself(source),
+            _ => false,
+        }
+    }
+
+    /// Whether a fresh copy of the transaction is the remedy.
+    pub(crate) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => database_error(source).is_some_and(is_conflict),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn atomicity(reason: impl Into<String>, source: Option<sqlx::Error>) -> Self {
+        Self::AtomicityViolation { reason: reason.into(), source }
+    }
+
+    /// An error of one of pgonce's own statements.
+    pub(crate) fn of_statement(error: sqlx::Error) -> Self {
+        let Some(code) = error.as_database_error().and_then(DatabaseError::code) else {
+            return Self::from(error);
+        };
+        let hint = match code.as_ref() {
+            // undefined_table, undefined_column, invalid_schema_name
+            "42P01" | "42703" | "3F000" => {
+                return Self::NotMigrated {
+                    missing: vec![format!(
+                        "its migrations are not applied; run `sqlx migrate run --source migrations` of the pgonce \
+                         crate or call `pgonce::migrate(&pool)` as the owner of the database, then see \
+                         `pgonce::verify(&pool)` ({error})"
+                    )],
+                };
+            }
+            // insufficient_privilege
+            "42501" => Some(
+                "the role lacks a grant: `pgonce::verify(&pool)` lists it, and the documentation of \
+                 `pgonce::migrate` has the GRANT statements",
+            ),
+            // read_only_sql_transaction; feature_not_supported: READ WRITE on a standby
+            "25006" | "0A000" => Some(
+                "this connection is read-only: connect to the primary, and do not set \
+                 `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of \
+                 pgonce's transactions is made by `Idempotency::connect`",
+            ),
+            _ => None,
+        };
+        Self::Database { source: error, hint }
+    }
+}
+
+impl Error {
+    pub(crate) fn of_migration(error: sqlx::Error) -> Self {
+        Self::Database {
+            source: error,
+            hint: Some(
+                "migrate as a role that may create a schema in this database, over a direct read-write connection, with \
+                 the release of pgonce that is the newest one in use",
+            ),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Database { source, hint: None }
+    }
+}
+
+// So that `pgonce::Error` is a `ClosureError` by the same rule as `anyhow::Error`.
+impl AsRef<dyn StdError + Send + Sync + 'static> for Error {
+    fn as_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
+}
+
+/// serialization_failure, deadlock_detected
+pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
+    matches!(error.code().as_deref(), Some("40001" | "40P01"))
+}
+
+/// A COMMIT was tried while a row was pending, or the constraint was made immediate.
+pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
+    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD)
+}
+
+/// Whether a COMMIT that failed like this may have taken effect all the same.
+pub(crate) fn leaves_commit_unknown(error: &sqlx::Error) -> bool {
+    match error {
+        // 08…: connection exceptions; 57P0.: the server ends the session; 40003: statement_completion_unknown
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08") || code.starts_with("57P0") || code == "40003"
+        }),
+        _ => true,
+    }
+}
+
+fn passes_by_itself(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        // class 08: connection exceptions, 53: out of connections or memory or disk, 57P0.: shutdown and start-up,
+        // 55P03: lock_timeout
+        sqlx::Error::Database(error) => {
+            is_conflict(error.as_ref())
+                || error.code().is_some_and(|code| {
+                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class))
+                        || code == "55P03"
+                })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,275 @@
+//! The calls that take a closure: [`Idempotency::execute`] and its variants.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::{Connection, PgConnection};
+use tracing::Instrument;
+
+use crate::claim::{self, Attempt};
+use crate::closure::{AsyncClosure, ClosureError};
+use crate::record::{State, encode_as};
+use crate::run::{Plain, Recording, guarded, span};
+use crate::transaction::{depth, rollback_to_depth};
+use crate::{Error, Idempotency, Operation, Outcome};
+
+impl Idempotency {
+    /// Runs the closure once for this key, or returns what it returned the first time.
+    ///
+    /// **The promise.** The closure's writes, the key and the result commit in one transaction, together or not at
+    /// all. An error, a panic, a dropped future, a killed process or a lost connection before the COMMIT leaves
+    /// nothing: the writes are gone and the key is free at once. A retry with the same parameters gets the first
+    /// result and does not run the closure. Not covered: effects outside of this database; see
+    /// [`Operation::derived_key`].
+    ///
+    /// The closure gets a connection inside of the transaction. It may use it for anything except ending the
+    /// transaction; a nested `begin()` is a savepoint. Its error rolls back and is returned as it is, and the key
+    /// stays free: an error means "nothing happened, try again". To remember a final failure, see
+    /// [`execute_recording`](Self::execute_recording).
+    ///
+    /// A deadlock or a serialization failure, wherever it surfaces, rolls back and runs a fresh clone of the closure
+    /// (see [`with_max_attempts`](Self::with_max_attempts)). A closure that cannot be cloned goes to
+    /// [`execute_once`](Self::execute_once).
+    ///
+    /// ```
+    /// use pgonce::{Idempotency, Operation};
+    /// # use sqlx::PgConnection;
+    /// # #[derive(serde::Serialize)] struct ChargeRequest { amount: i64 }
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Receipt { id: i64 }
+    ///
+    /// async fn charge(conn: &mut PgConnection, request: &ChargeRequest) -> Result<Receipt, pgonce::Error> {
+    ///     let id = sqlx::query_scalar("INSERT INTO charges (amount) VALUES ($1) RETURNING id")
+    ///         .bind(request.amount)
+    ///         .fetch_one(conn)
+    ///         .await?;
+    ///     Ok(Receipt { id })
+    /// }
+    ///
+    /// # async fn example(idempotency: Idempotency, operation: Operation, request: ChargeRequest)
+    /// # -> Result<Receipt, pgonce::Error> {
+    /// let outcome = idempotency.execute(&operation, async |conn| charge(conn, &request).await).await?;
+    /// let receipt = outcome.into_inner(); // the same for the first call and for every retry
+    /// # Ok(receipt)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's own error, or one of these, converted into its type:
+    ///
+    /// - [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch): the key was used with other parameters;
+    /// - [`InFlight`](crate::ErrorKind::InFlight): the first execution is running, and did not end in the time that
+    ///   [`with_in_flight`](Self::with_in_flight) gives;
+    /// - [`Decode`](crate::ErrorKind::Decode): the stored result does not fit `T`, or is a recorded failure;
+    /// - [`Encode`](crate::ErrorKind::Encode), [`ResultTooLarge`](crate::ErrorKind::ResultTooLarge): the result
+    ///   cannot be stored;
+    /// - [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation): the closure swallowed a database error or left
+    ///   the transaction;
+    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the connection was lost at COMMIT;
+    /// - [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database).
+    ///
+    /// Nothing of the call is committed then, except as [`Error`] says.
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics; the transaction is rolled back and the connection closed.
+    pub async fn execute<T, E, F>(&self, operation: &Operation, closure: F) -> Result<Outcome<T>, E>
+    where
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Clone + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: ClosureError,
+    {
+        self.run::<Plain<T>, E, F>(operation, closure, Some(F::clone)).await
+    }
+
+    /// Like [`execute`](Self::execute), for a closure that cannot be cloned: it captures a `&mut`, or moves something
+    /// out that is not `Clone`.
+    ///
+    /// The same promise. An attempt that would have to be repeated after the closure ran comes back as the conflict
+    /// that ended it: a [`Database`](crate::ErrorKind::Database) error that
+    /// [`is_retryable`](Error::is_retryable), or the closure's own error around it. Nothing of it is committed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`execute`](Self::execute), and conflicts.
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics; the transaction is rolled back and the connection closed.
+    pub async fn execute_once<T, E, F>(
+        &self,
+        operation: &Operation,
+        closure: F,
+    ) -> Result<Outcome<T>, E>
+    where
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: ClosureError,
+    {
+        self.run::<Plain<T>, E, F>(operation, closure, None).await
+    }
+
+    /// Like [`execute`](Self::execute), for a closure that may end in a **final failure**, a declined card, that every
+    /// retry must get again.
+    ///
+    /// The closure's three answers:
+    ///
+    /// | it returns | committed together | a retry |
+    /// | --- | --- | --- |
+    /// | `Ok(Ok(value))` | its writes, the key and the value | gets `Ok(value)`, runs nothing |
+    /// | `Ok(Err(failure))` | the key and the failure; its writes are undone to a savepoint | gets `Err(failure)`, runs nothing |
+    /// | `Err(error)` | nothing | runs again |
+    ///
+    /// So recording is a decision for each error value, and what is not decided is released. Never record what may
+    /// pass: a time-out of the card processor is an `Err(error)`.
+    ///
+    /// Costs one statement more than `execute`, the savepoint. With plain `execute`, in contrast, an
+    /// `Ok(Err(failure))` is a value like any other, and the writes before it are committed.
+    ///
+    /// ```
+    /// # use pgonce::{Idempotency, Operation};
+    /// # #[derive(Clone, serde::Serialize, serde::Deserialize)] struct Receipt;
+    /// #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    /// struct Declined { reason: String }
+    ///
+    /// # async fn example(idempotency: Idempotency, operation: Operation) -> Result<(), pgonce::Error> {
+    /// let outcome = idempotency
+    ///     .execute_recording(&operation, async |conn| {
+    ///         let paid = sqlx::query("UPDATE accounts SET balance = balance - 42 WHERE id = 1 AND balance >= 42")
+    ///             .execute(conn)
+    ///             .await?;
+    ///         if paid.rows_affected() == 0 {
+    ///             return Ok(Err(Declined { reason: "insufficient funds".into() }));
+    ///         }
+    ///         Ok::<_, pgonce::Error>(Ok(Receipt))
+    ///     })
+    ///     .await?;
+    /// match outcome.into_inner() {
+    ///     Ok(receipt) => { /* 201, now and at every retry */ }
+    ///     Err(declined) => { /* 402, now and at every retry */ }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`execute`](Self::execute).
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics; the transaction is rolled back and the connection closed.
+    pub async fn execute_recording<T, D, E, F>(
+        &self,
+        operation: &Operation,
+        closure: F,
+    ) -> Result<Outcome<Result<T, D>>, E>
+    where
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<Result<T, D>, E>, Fut: Send>
+            + Clone
+            + Send,
+        T: Serialize + DeserializeOwned + Send,
+        D: Serialize + DeserializeOwned + Send,
+        E: ClosureError,
+    {
+        self.run::<Recording<T, D>, E, F>(operation, closure, Some(F::clone)).await
+    }
+
+    /// Like [`execute_once`](Self::execute_once), inside of a transaction that the caller has opened (with sqlx's
+    /// `begin`) and will commit.
+    ///
+    /// **The promise** is the caller's to complete: the closure's writes, the key and the result become part of the
+    /// caller's transaction, and commit or vanish with it. Inside, they form one savepoint: when the closure fails, its
+    /// writes and the claim are undone, and the transaction can go on.
+    ///
+    /// It never waits for a key in flight, whatever [`with_in_flight`](Self::with_in_flight) says, since the caller's
+    /// transaction would wait with it. It repeats nothing: a conflict is the caller's, who must roll back and begin
+    /// again. The key stays in flight for others until the caller's transaction ends. The isolation level is that of the
+    /// caller's transaction.
+    ///
+    /// ```
+    /// # use pgonce::{Idempotency, Operation};
+    /// # async fn example(idempotency: Idempotency, operation: Operation) -> Result<(), pgonce::Error> {
+    /// let mut transaction = idempotency.pool().begin().await?;
+    /// let outcome = idempotency
+    ///     .execute_in(&mut transaction, &operation, async |conn| {
+    ///         sqlx::query("UPDATE accounts SET balance = balance - 1").execute(conn).await?;
+    ///         Ok::<_, pgonce::Error>("paid".to_string())
+    ///     })
+    ///     .await?;
+    /// transaction.commit().await?; // only now is it done
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`execute_once`](Self::execute_once); an [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation)
+    /// when the connection is in no transaction that sqlx knows of.
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics; sqlx undoes the savepoint before the connection is used again.
+    pub async fn execute_in<T, E, F>(
+        &self,
+        conn: &mut PgConnection,
+        operation: &Operation,
+        closure: F,
+    ) -> Result<Outcome<T>, E>
+    where
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: ClosureError,
+    {
+        let outer = depth(conn);
+        if outer == 0 {
+            return Err(E::from(Error::atomicity(
+                "execute_in needs a transaction that was opened with sqlx's `begin()` on this connection; without one, \
+                 use `execute`",
+                None,
+            )));
+        }
+        let span = span("execute_in", operation);
+        async {
+            let mut savepoint = conn.begin().await.map_err(Error::from)?;
+            let result = self.run_in::<T, E, F>(&mut savepoint, operation, closure).await;
+            // Whatever the closure left open above our savepoint goes first.
+            rollback_to_depth(&mut savepoint, outer + 1)
+                .await
+                .map_err(|error| claim::left_the_transaction(Some(error)))?;
+            let ended = match &result {
+                Ok(Outcome::Executed(_)) => savepoint.commit().await,
+                Ok(Outcome::Replayed(_)) | Err(_) => savepoint.rollback().await,
+            };
+            ended.map_err(|error| claim::left_the_transaction(Some(error)))?;
+            result
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn run_in<T, E, F>(
+        &self,
+        conn: &mut PgConnection,
+        operation: &Operation,
+        closure: F,
+    ) -> Result<Outcome<T>, E>
+    where
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: ClosureError,
+    {
+        let owner = match claim::claim(conn, operation, self.retention_of(operation)).await? {
+            Attempt::Claimed(owner) => owner,
+            Attempt::Replayed(record) => return Ok(Outcome::Replayed(record.result()?)),
+            Attempt::InFlight => return Err(E::from(operation.in_flight())),
+        };
+        let inside = depth(conn);
+        let value = closure(&mut *conn).await.map_err(guarded)?;
+        if depth(conn) != inside {
+            return Err(E::from(claim::depth_violation(depth(conn), inside)));
+        }
+        let result = encode_as(&value, self.max_result_size)?;
+        claim::finish(conn, &owner, State::Completed, &result).await?;
+        Ok(Outcome::Executed(value))
+    }
+}

@@ -1,0 +1,95 @@
+//! Whether two requests are the same request: [`Fingerprint`].
+
+use std::fmt;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::canonical::Encoder;
+
+/// The parameters of an operation, reduced to 33 bytes: a version byte and a SHA-256.
+///
+/// Parameters are compared **by value**, as JSON would see them: the order of map entries and of struct fields
+/// does not matter, nor does white space. Everything else does: `1` is not `"1"`, nor `1.0`; an absent field is not
+/// `null`; `-0.0` is not `0.0`; 2⁵³ is not 2⁵³ + 1; a key that stands twice is not a key that stands once. `Some(x)`
+/// is `x` and `None` is `null`, as in JSON.
+///
+/// The bytes are fixed by golden vectors: a new release of pgonce gives the same ones, or a new version byte.
+/// `serde_json`'s features `preserve_order` and `arbitrary_precision`, which any crate in the build may switch on,
+/// do not change them either; a number too exact for an `f64` is kept digit by digit where serde_json keeps it.
+///
+/// Not secret: whoever can guess the parameters can check the guess.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; Self::LEN]);
+
+impl Fingerprint {
+    /// The length in bytes.
+    pub const LEN: usize = 33;
+
+    /// SHA-256 over version 1 of the canonical encoding. (2 is meant for a keyed HMAC.)
+    const VERSION: u8 = 1;
+
+    /// The fingerprint of any value.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](crate::ErrorKind::Encode) when a float is NaN or infinite (JSON has no such number, and both
+    /// would become `null`), when the value is nested deeper than 128 levels, or when its own `Serialize` fails.
+    pub fn of<T: Serialize + ?Sized>(parameters: &T) -> Result<Self, Error> {
+        let mut encoder = Encoder::default();
+        match parameters.serialize(&mut encoder) {
+            Ok(()) => Ok(Self::of_encoding(encoder.as_bytes())),
+            Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
+        }
+    }
+
+    /// The fingerprint of no parameters at all, the same as that of `()` and of `null`.
+    pub(crate) fn of_nothing() -> Self {
+        let mut encoder = Encoder::default();
+        encoder.null();
+        Self::of_encoding(encoder.as_bytes())
+    }
+
+    /// The fingerprint of a JSON text, the same as [`of`](Self::of) gives for the value that it denotes.
+    ///
+    /// Unlike a detour over `serde_json::Value` it sees keys that stand twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](crate::ErrorKind::Encode) when it is no JSON: a lone surrogate, for one, or 128 levels of nesting.
+    pub fn of_json(text: &[u8]) -> Result<Self, Error> {
+        let mut encoder = Encoder::default();
+        match encoder.json(text) {
+            Ok(()) => Ok(Self::of_encoding(encoder.as_bytes())),
+            Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
+        }
+    }
+
+    /// The version byte and the digest, as stored.
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    fn of_encoding(encoding: &[u8]) -> Self {
+        let mut bytes = [Self::VERSION; Self::LEN];
+        bytes[1..].copy_from_slice(&Sha256::digest(encoding));
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}

@@ -1,0 +1,193 @@
+//! The entry: [`Idempotency`] and its settings.
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres};
+
+use crate::transaction::Transaction;
+use crate::{Error, IdempotencyKey, Record, Scope, sql};
+
+/// What a duplicate does while the first execution of its key is still running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InFlight {
+    /// Fail with [`InFlight`](crate::ErrorKind::InFlight) at once. The default: the client retries anyway, and a
+    /// server that waits for its clients' duplicates can be filled up with them.
+    #[default]
+    Reject,
+    /// Look again and again for at most this long in all, then fail with [`InFlight`](crate::ErrorKind::InFlight).
+    ///
+    /// No connection is held between two looks, so waiting duplicates cannot starve the execution they wait for.
+    Wait(Duration),
+}
+
+/// The isolation level of the transaction in which a closure runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// PostgreSQL's own default.
+    #[default]
+    ReadCommitted,
+    /// One snapshot for the whole closure; conflicting updates fail with 40001 and are retried.
+    RepeatableRead,
+    /// As if one after the other; conflicts fail with 40001 and are retried.
+    Serializable,
+}
+
+/// Runs closures once per idempotency key, on a pool of connections to the primary.
+///
+/// Cheap to clone: a pool handle and settings. The calls that matter are [`execute`](Self::execute) and its
+/// variants.
+///
+/// ```
+/// # fn example(pool: sqlx::PgPool) {
+/// use std::time::Duration;
+/// use pgonce::{Idempotency, InFlight, Isolation};
+///
+/// let idempotency = Idempotency::new(pool)
+///     .with_in_flight(InFlight::Wait(Duration::from_secs(2)))
+///     .with_retention(Duration::from_secs(48 * 60 * 60))
+///     .with_isolation(Isolation::Serializable);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    pool: PgPool,
+    hardened: bool,
+    pub(crate) in_flight: InFlight,
+    pub(crate) retention: Duration,
+    pub(crate) isolation: Isolation,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_result_size: usize,
+}
+
+impl Idempotency {
+    const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+    const DEFAULT_MAX_ATTEMPTS: u32 = 5;
+    const DEFAULT_MAX_RESULT_SIZE: usize = 256 * 1024;
+
+    /// On a pool of the application's own. It must lead to the primary: a standby cannot write, and may answer stale.
+    ///
+    /// A closure that leaves its transaction (a `ROLLBACK` of its own, for example) is detected and reported on such
+    /// a pool, but what it wrote after that is committed already. [`connect`](Self::connect) closes this gap.
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            hardened: false,
+            in_flight: InFlight::default(),
+            retention: Self::DEFAULT_RETENTION,
+            isolation: Isolation::default(),
+            max_attempts: Self::DEFAULT_MAX_ATTEMPTS,
+            max_result_size: Self::DEFAULT_MAX_RESULT_SIZE,
+        }
+    }
+
+    /// On a **hardened pool** of its own: a closure that leaves its transaction can write nothing any more.
+    ///
+    /// Its connections start with `default_transaction_read_only = on`, and pgonce opens its transactions
+    /// `READ WRITE`. Whatever runs outside of them fails with 25006 instead of being committed by itself. They also
+    /// start with `client_connection_check_interval = 1s`, so that the server notices within a second when the
+    /// caller of a running statement is gone, and frees the key.
+    ///
+    /// [`pool`](Self::pool) is for reading only, then; write and migrate through another one. The settings travel as
+    /// start-up `options`, which PgBouncer refuses: connect to the server itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Database`](crate::ErrorKind::Database) when no connection can be made.
+    pub async fn connect(options: PgConnectOptions) -> Result<Self, Error> {
+        Self::connect_with(PgPoolOptions::new(), options).await
+    }
+
+    /// Like [`connect`](Self::connect), with settings for the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Database`](crate::ErrorKind::Database) when no connection can be made.
+    pub async fn connect_with(
+        pool: PgPoolOptions,
+        options: PgConnectOptions,
+    ) -> Result<Self, Error> {
+        let hardened = options.options([
+            ("default_transaction_read_only", "on"),
+            ("client_connection_check_interval", "1s"),
+        ]);
+        Ok(Self { hardened: true, ..Self::new(pool.connect_with(hardened).await?) })
+    }
+
+    /// What a duplicate does while the first execution is still running. Default: [`InFlight::Reject`].
+    pub fn with_in_flight(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = in_flight;
+        self
+    }
+
+    /// How long a key is remembered, counted from its claim. Default: 24 hours, as at Stripe.
+    ///
+    /// Afterwards the same key is a new request. So it must be longer than any client retries: 24 to 48 hours cover
+    /// a client that is down over night. More than 100 years count as 100 years; with zero nothing is ever replayed.
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// The isolation level of the closure's transaction. Default: [`Isolation::ReadCommitted`].
+    pub fn with_isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How many attempts a call makes in all when it meets serialization failures (40001) and deadlocks (40P01), with
+    /// jittered pauses between them. Default: 5. 0 counts as 1.
+    ///
+    /// The default ends a deadlock, and the conflicts of a moderately busy row; raise it for hot rows under
+    /// [`Isolation::Serializable`].
+    pub fn with_max_attempts(mut self, max_attempts: u32) -> Self {
+        self.max_attempts = max_attempts;
+        self
+    }
+
+    /// The largest result that is stored, in bytes of JSON. Default: 256 KiB.
+    ///
+    /// A result is written with every key and read with every replay; a document belongs into a table of its own,
+    /// with its id in the result.
+    pub fn with_max_result_size(mut self, bytes: usize) -> Self {
+        self.max_result_size = bytes;
+        self
+    }
+
+    /// The pool. On a hardened one ([`connect`](Self::connect)) everything but reading fails.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Reads what is stored for a live key, without claiming it. None for an unknown or an expired key, and for one
+    /// whose first execution is still running.
+    ///
+    /// # Errors
+    ///
+    /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database).
+    pub async fn find(&self, scope: &Scope, key: &IdempotencyKey) -> Result<Option<Record>, Error> {
+        sql::find(&self.pool, scope, key).await
+    }
+
+    /// A transaction at this level. The level is always named, since the server's default may be another one;
+    /// `READ WRITE` lifts the hardened pool's read-only default, and only there: a plain pool that is read-only is
+    /// a mistake that must show.
+    pub(crate) async fn begin(
+        &self,
+        conn: PoolConnection<Postgres>,
+        isolation: Isolation,
+    ) -> Result<Transaction, Error> {
+        let statement = match (isolation, self.hardened) {
+            (Isolation::ReadCommitted, false) => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            (Isolation::ReadCommitted, true) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            (Isolation::RepeatableRead, false) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            (Isolation::RepeatableRead, true) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
+            (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+            (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+        };
+        Transaction::begin(conn, statement).await.map_err(Error::of_statement)
+    }
+}

@@ -1,0 +1,59 @@
+//! How long one call goes on: retries of conflicts, and waiting for a key in flight. Private.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+use crate::InFlight;
+
+/// The patience of one call, used up by its rounds.
+pub(crate) struct Patience {
+    retries: ExponentialBackoff,
+    waits: ExponentialBackoff,
+    policy: InFlight,
+    /// Set when the key was first found in flight.
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    pub(crate) fn new(policy: InFlight, max_attempts: u32) -> Self {
+        let retries = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(2))
+            .with_max_delay(Duration::from_millis(500))
+            .with_max_times(max_attempts.saturating_sub(1) as usize)
+            .with_jitter()
+            .build();
+        // Polled without a connection in between. The first polls are close together since most transactions are short.
+        let waits = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(4))
+            .with_factor(1.5)
+            .with_max_delay(Duration::from_millis(100))
+            .without_max_times()
+            .with_jitter()
+            .build();
+        Self { retries, waits, policy, deadline: None }
+    }
+
+    /// After a conflict: how long to pause before the next attempt, or None when there were enough.
+    pub(crate) fn retry(&mut self) -> Option<Duration> {
+        self.retries.next()
+    }
+
+    /// The key is in flight: how long to pause before looking again, or None when it is time to say so.
+    pub(crate) fn wait(&mut self) -> Option<Duration> {
+        let InFlight::Wait(limit) = self.policy else { return None };
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + limit.min(MAX_WAIT));
+        let left = deadline.saturating_duration_since(now);
+        if left.is_zero() { None } else { self.waits.next().map(|pause| pause.min(left)) }
+    }
+
+    /// Until when a connection may be waited for, once the key was found in flight.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+/// Far below where an `Instant` overflows.
+const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -1,0 +1,211 @@
+//! The loop around the protocol: conflicts are repeated, keys in flight are waited for. Private.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::PgConnection;
+use tracing::{Instrument, Span, debug, field, info_span, warn};
+
+use crate::claim::{self, Attempt, Claim, Claimed, guard_violation};
+use crate::closure::{AsyncClosure, ClosureError, database_error};
+use crate::error::is_conflict;
+use crate::patience::Patience;
+use crate::record::{Record, State, encode_as};
+use crate::{Error, Idempotency, Operation, Outcome};
+
+impl Idempotency {
+    /// Claims, with the retries and the waiting that `patience` has left.
+    pub(crate) async fn claim_patiently(
+        &self,
+        operation: &Operation,
+        patience: &mut Patience,
+    ) -> Result<Claim, Error> {
+        loop {
+            // No connection is held across the pauses.
+            let pause = match self.try_claim(operation, patience).await {
+                Ok(Some(claim)) => return Ok(claim),
+                Ok(None) => patience.wait().ok_or_else(|| {
+                    debug!("the key is in flight");
+                    operation.in_flight()
+                })?,
+                Err(error) if error.is_conflict() => {
+                    let Some(pause) = patience.retry() else { return Err(error) };
+                    debug!("the claim met a conflict; claiming again");
+                    pause
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Claims once; None means in flight.
+    async fn try_claim(
+        &self,
+        operation: &Operation,
+        patience: &Patience,
+    ) -> Result<Option<Claim>, Error> {
+        let acquire = self.pool().acquire();
+        let conn = match patience.deadline() {
+            None => acquire.await?,
+            // A pool that is exhausted must not make the wait any longer.
+            Some(deadline) => match tokio::time::timeout_at(deadline, acquire).await {
+                Ok(conn) => conn?,
+                Err(_) => return Err(operation.in_flight()),
+            },
+        };
+        let mut transaction = self.begin(conn, self.isolation).await?;
+        match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await
+        {
+            Ok(Attempt::Claimed(owner)) => {
+                debug!(attempt = %owner.attempt, "claimed the key");
+                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.max_result_size))))
+            }
+            Ok(Attempt::Replayed(record)) => {
+                transaction.rollback().await;
+                debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
+                Ok(Some(Claim::Replayed(record)))
+            }
+            Ok(Attempt::InFlight) => {
+                transaction.rollback().await;
+                Ok(None)
+            }
+            Err(error) => {
+                transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// `again` makes the copy for the next attempt; without it there is none.
+    pub(crate) async fn run<K, E, F>(
+        &self,
+        operation: &Operation,
+        closure: F,
+        again: Option<fn(&F) -> F>,
+    ) -> Result<Outcome<K::Value>, E>
+    where
+        K: Kind,
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<K::Value, E>, Fut: Send> + Send,
+        E: ClosureError,
+    {
+        let mut patience = self.patience();
+        let mut closure = closure;
+        async {
+            loop {
+                let mut claimed = match self.claim_patiently(operation, &mut patience).await? {
+                    Claim::Claimed(claimed) => claimed,
+                    Claim::Replayed(record) => return Ok(Outcome::Replayed(K::replay(&record)?)),
+                };
+                if K::RECORDS {
+                    claimed.savepoint().await?;
+                }
+                let copy = again.map(|again| again(&closure));
+                let error = match closure(claimed.connection()).await {
+                    Ok(value) => {
+                        match claimed.conclude(K::encode(&value, self.max_result_size)).await {
+                            Ok(()) => return Ok(Outcome::Executed(value)),
+                            Err(error) => E::from(error),
+                        }
+                    }
+                    Err(error) => match (claimed.abandon().await, guarded(error)) {
+                        // More telling than what the closure made of it.
+                        (Err(left), _) => return Err(E::from(left)),
+                        (Ok(()), error) => error,
+                    },
+                };
+                if !database_error(error.as_error()).is_some_and(is_conflict) {
+                    return Err(error);
+                }
+                let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
+                warn!("a serialization failure or a deadlock: the closure runs again");
+                closure = copy;
+                tokio::time::sleep(pause).await;
+            }
+        }
+        .instrument(span("execute", operation))
+        .await
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.in_flight, self.max_attempts)
+    }
+
+    pub(crate) fn retention_of(&self, operation: &Operation) -> Duration {
+        operation.retention().unwrap_or(self.retention)
+    }
+}
+
+/// What a closure returns, and how it is stored and replayed.
+pub(crate) trait Kind {
+    type Value: Send;
+
+    /// Whether it may be a final failure, for which the savepoint is taken.
+    const RECORDS: bool;
+
+    fn encode(value: &Self::Value, limit: usize) -> Result<(State, Vec<u8>), Error>;
+
+    fn replay(record: &Record) -> Result<Self::Value, Error>;
+}
+
+/// A result.
+pub(crate) struct Plain<T>(PhantomData<T>);
+
+impl<T: Serialize + DeserializeOwned + Send> Kind for Plain<T> {
+    type Value = T;
+    const RECORDS: bool = false;
+
+    fn encode(value: &T, limit: usize) -> Result<(State, Vec<u8>), Error> {
+        Ok((State::Completed, encode_as(value, limit)?))
+    }
+
+    fn replay(record: &Record) -> Result<T, Error> {
+        record.result()
+    }
+}
+
+/// A result or a final failure.
+pub(crate) struct Recording<T, D>(PhantomData<(T, D)>);
+
+impl<T, D> Kind for Recording<T, D>
+where
+    T: Serialize + DeserializeOwned + Send,
+    D: Serialize + DeserializeOwned + Send,
+{
+    type Value = Result<T, D>;
+    const RECORDS: bool = true;
+
+    fn encode(value: &Result<T, D>, limit: usize) -> Result<(State, Vec<u8>), Error> {
+        match value {
+            Ok(value) => Ok((State::Completed, encode_as(value, limit)?)),
+            Err(failure) => Ok((State::Failed, encode_as(failure, limit)?)),
+        }
+    }
+
+    fn replay(record: &Record) -> Result<Result<T, D>, Error> {
+        match record.state() {
+            State::Failed => record.failure().map(Err),
+            _ => record.result().map(Ok),
+        }
+    }
+}
+
+/// The closure's error, or what it means when it comes from the guard against committed pending rows.
+pub(crate) fn guarded<E: ClosureError>(error: E) -> E {
+    match database_error(error.as_error()).and_then(guard_violation) {
+        Some(violation) => E::from(violation),
+        None => error,
+    }
+}
+
+/// The span of one call: its scope and a hash of its key, never parameters or results.
+pub(crate) fn span(call: &'static str, operation: &Operation) -> Span {
+    let span = info_span!("pgonce", call, scope = field::Empty, key_hash = field::Empty);
+    if !span.is_disabled() {
+        span.record("scope", operation.scope().as_str());
+        span.record("key_hash", operation.key_hash());
+    }
+    span
+}

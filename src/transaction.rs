@@ -1,0 +1,79 @@
+//! A pool connection with our transaction on it, which goes back to the pool only when that transaction has
+//! provably ended. Private.
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgTransactionManager as Manager;
+use sqlx::{PgConnection, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
+
+/// Dropped without [`commit`](Self::commit) or [`rollback`](Self::rollback) (a panic, a cancelled future, an error) it
+/// closes the connection, and the server rolls back.
+///
+/// sqlx's own `Transaction` queues a ROLLBACK and returns the connection to the pool instead, where it can hold a slot
+/// until a cancelled statement has run out, or be handed on with the transaction open (sqlx #4349, #4393).
+pub(crate) struct Transaction {
+    conn: PoolConnection<Postgres>,
+    /// The transaction has ended: the connection may be used again.
+    ended: bool,
+}
+
+impl Transaction {
+    /// Opens the transaction through sqlx's own begin, so that a nested `begin()` stays a savepoint.
+    pub(crate) async fn begin(
+        conn: PoolConnection<Postgres>,
+        statement: &'static str,
+    ) -> Result<Self, sqlx::Error> {
+        let mut transaction = Self { conn, ended: false };
+        Manager::begin(&mut transaction.conn, Some(statement.into_sql_str())).await?;
+        Ok(transaction)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.conn
+    }
+
+    /// Commits. The caller has checked that this is the outermost level.
+    pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let committed = Manager::commit(&mut self.conn).await;
+        // An error that the server sent also ends the transaction, but sqlx then counts it as open still.
+        self.ended = committed.is_ok();
+        committed
+    }
+
+    /// Rolls back; where that fails the connection is closed, which has the same effect.
+    pub(crate) async fn rollback(mut self) {
+        if depth(&self.conn) == 1 {
+            self.ended = Manager::rollback(&mut self.conn).await.is_ok();
+        }
+    }
+}
+
+impl AsRef<PgConnection> for Transaction {
+    fn as_ref(&self) -> &PgConnection {
+        &self.conn
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.conn.close_on_drop();
+        }
+    }
+}
+
+/// How deep the connection is in transactions, as sqlx counts: 0 none, 1 a transaction, more for savepoints.
+pub(crate) fn depth(conn: &PgConnection) -> usize {
+    Manager::get_transaction_depth(conn)
+}
+
+/// Undoes savepoints until the connection is `depth` deep again.
+pub(crate) async fn rollback_to_depth(
+    conn: &mut PgConnection,
+    target: usize,
+) -> Result<(), sqlx::Error> {
+    while depth(conn) > target {
+        Manager::rollback(conn).await?;
+    }
+    Ok(())
+}

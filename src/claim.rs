@@ -54,9 +54,7 @@ impl Idempotency {
     /// [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) (a committed pending key was found),
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Nothing is claimed.
     pub async fn claim(&self, operation: &Operation) -> Result<Claim, Error> {
-        self.claim_patiently(operation, &mut self.patience())
-            .instrument(span("claim", operation))
-            .await
+        self.claim_patiently(operation, &mut self.patience()).instrument(span("claim", operation)).await
     }
 }
 
@@ -90,8 +88,7 @@ impl Claimed {
     ///   [`is_retryable`](Error::is_retryable);
     /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the connection was lost at COMMIT.
     pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
-        let result =
-            encode_any(result, self.max_result_size).map(|result| (State::Completed, result));
+        let result = encode_any(result, self.max_result_size).map(|result| (State::Completed, result));
         self.conclude(result).await
     }
 
@@ -125,10 +122,7 @@ impl Claimed {
     }
 
     /// Stores the encoded result and commits, or rolls back when there is none.
-    pub(crate) async fn conclude(
-        mut self,
-        result: Result<(State, Vec<u8>), Error>,
-    ) -> Result<(), Error> {
+    pub(crate) async fn conclude(mut self, result: Result<(State, Vec<u8>), Error>) -> Result<(), Error> {
         let stored = match result {
             Ok((state, result)) => self.store(state, &result).await,
             Err(error) => Err(error),
@@ -171,8 +165,8 @@ impl Claimed {
     pub(crate) async fn abandon(mut self) -> Result<(), Error> {
         let conn = self.transaction.connection();
         // A statement that fails means an aborted transaction or a dead connection: still inside, or nothing left.
-        let inside = transaction::depth(conn) > 0
-            && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
+        let inside =
+            transaction::depth(conn) > 0 && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
         self.release().await;
         if inside { Ok(()) } else { Err(left_the_transaction(None)) }
     }
@@ -218,8 +212,7 @@ impl RecordingClaim {
     ///
     /// Those of [`Claimed::complete`].
     pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
-        let failure =
-            encode_any(failure, self.0.max_result_size).map(|failure| (State::Failed, failure));
+        let failure = encode_any(failure, self.0.max_result_size).map(|failure| (State::Failed, failure));
         self.0.conclude(failure).await
     }
 

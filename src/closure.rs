@@ -14,9 +14,7 @@ use crate::Error;
 /// `AsyncFnOnce` alone does not say that the future is `Send`, and `AsyncFnMut` fails as soon as the call runs in
 /// an axum handler or in `tokio::spawn` ("implementation of `Send` is not general enough"). The associated type
 /// is the way around both, until return type notation is stable.
-pub trait AsyncClosure<A, R>:
-    AsyncFnOnce(A) -> R + FnOnce(A) -> <Self as AsyncClosure<A, R>>::Fut
-{
+pub trait AsyncClosure<A, R>: AsyncFnOnce(A) -> R + FnOnce(A) -> <Self as AsyncClosure<A, R>>::Fut {
     /// The closure's future.
     type Fut: Future<Output = R>;
 }

@@ -22,9 +22,7 @@ pub(crate) const GUARD: &str = "keys_finished_before_commit";
 #[non_exhaustive]
 pub enum Error {
     /// The text is no idempotency key.
-    #[error(
-        "invalid idempotency key: {reason}; send 1 to 255 visible ASCII characters, for example a UUID"
-    )]
+    #[error("invalid idempotency key: {reason}; send 1 to 255 visible ASCII characters, for example a UUID")]
     #[non_exhaustive]
     InvalidKey {
         /// What is wrong with it.
@@ -32,9 +30,7 @@ pub enum Error {
     },
 
     /// The text is no scope.
-    #[error(
-        "invalid scope: {reason}; use 1 to 255 visible ASCII characters, for example `acct_42/charges`"
-    )]
+    #[error("invalid scope: {reason}; use 1 to 255 visible ASCII characters, for example `acct_42/charges`")]
     #[non_exhaustive]
     InvalidScope {
         /// What is wrong with it.
@@ -292,9 +288,9 @@ pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
 pub(crate) fn leaves_commit_unknown(error: &sqlx::Error) -> bool {
     match error {
         // 08…: connection exceptions; 57P0.: the server ends the session; 40003: statement_completion_unknown
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            code.starts_with("08") || code.starts_with("57P0") || code == "40003"
-        }),
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P0") || code == "40003"),
         _ => true,
     }
 }
@@ -307,8 +303,7 @@ fn passes_by_itself(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => {
             is_conflict(error.as_ref())
                 || error.code().is_some_and(|code| {
-                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class))
-                        || code == "55P03"
+                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) || code == "55P03"
                 })
         }
         _ => false,

@@ -95,11 +95,7 @@ impl Idempotency {
     /// # Panics
     ///
     /// When the closure panics; the transaction is rolled back and the connection closed.
-    pub async fn execute_once<T, E, F>(
-        &self,
-        operation: &Operation,
-        closure: F,
-    ) -> Result<Outcome<T>, E>
+    pub async fn execute_once<T, E, F>(&self, operation: &Operation, closure: F) -> Result<Outcome<T>, E>
     where
         F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Send,
         T: Serialize + DeserializeOwned + Send,
@@ -164,9 +160,7 @@ impl Idempotency {
         closure: F,
     ) -> Result<Outcome<Result<T, D>>, E>
     where
-        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<Result<T, D>, E>, Fut: Send>
-            + Clone
-            + Send,
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<Result<T, D>, E>, Fut: Send> + Clone + Send,
         T: Serialize + DeserializeOwned + Send,
         D: Serialize + DeserializeOwned + Send,
         E: ClosureError,

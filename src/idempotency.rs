@@ -106,14 +106,9 @@ impl Idempotency {
     /// # Errors
     ///
     /// [`Database`](crate::ErrorKind::Database) when no connection can be made.
-    pub async fn connect_with(
-        pool: PgPoolOptions,
-        options: PgConnectOptions,
-    ) -> Result<Self, Error> {
-        let hardened = options.options([
-            ("default_transaction_read_only", "on"),
-            ("client_connection_check_interval", "1s"),
-        ]);
+    pub async fn connect_with(pool: PgPoolOptions, options: PgConnectOptions) -> Result<Self, Error> {
+        let hardened = options
+            .options([("default_transaction_read_only", "on"), ("client_connection_check_interval", "1s")]);
         Ok(Self { hardened: true, ..Self::new(pool.connect_with(hardened).await?) })
     }
 

@@ -1,4 +1,5 @@
 //! pgonce
+#![warn(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod canonical;
 mod claim;

@@ -66,19 +66,11 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
 /// The names are those of `sqlx.toml`, so that either can be run after the other.
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().flat_map(|migration| {
-        [
-            (MigrationType::ReversibleUp, migration.up),
-            (MigrationType::ReversibleDown, migration.down),
-        ]
-        .map(|(kind, sql)| {
-            SqlxMigration::new(
-                migration.version,
-                migration.name.into(),
-                kind,
-                sql.into_sql_str(),
-                false,
-            )
-        })
+        [(MigrationType::ReversibleUp, migration.up), (MigrationType::ReversibleDown, migration.down)].map(
+            |(kind, sql)| {
+                SqlxMigration::new(migration.version, migration.name.into(), kind, sql.into_sql_str(), false)
+            },
+        )
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());
     migrator.dangerous_set_table_name("pgonce._sqlx_migrations");
@@ -100,11 +92,7 @@ pub async fn verify(pool: &PgPool) -> Result<(), Error> {
     let missing = rows
         .iter()
         .map(|row| {
-            Ok(format!(
-                "{}: {}",
-                row.try_get::<&str, _>("problem")?,
-                row.try_get::<&str, _>("remedy")?
-            ))
+            Ok(format!("{}: {}", row.try_get::<&str, _>("problem")?, row.try_get::<&str, _>("remedy")?))
         })
         .collect::<Result<Vec<_>, sqlx::Error>>()?;
     if missing.is_empty() { Ok(()) } else { Err(Error::NotMigrated { missing }) }

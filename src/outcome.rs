@@ -7,7 +7,6 @@
 /// What `Executed` holds is the closure's own value; what `Replayed` holds has been through serde. For a type
 /// where the two differ (a skipped field, a float that is not a number) that is the type's mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[must_use = "it holds the result of the operation"]
 pub enum Outcome<T> {
     /// The closure ran, and its writes, the key and this result are committed.
     Executed(T),

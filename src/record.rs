@@ -31,9 +31,7 @@ impl State {
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Pending, Self::Completed, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
+        [Self::Pending, Self::Completed, Self::Failed].into_iter().find(|state| state.as_str() == text)
     }
 }
 
@@ -120,7 +118,8 @@ impl Record {
     fn decode<T: DeserializeOwned>(&self, state: State) -> Result<T, Error> {
         if self.state == State::Failed && state == State::Completed {
             return Err(self.cannot_decode(
-                "it is a recorded failure, which only `execute_recording` and `Record::failure` replay".into(),
+                "it is a recorded failure, which only `execute_recording` and `Record::failure` replay"
+                    .into(),
             ));
         }
         if self.state != state {
@@ -130,8 +129,7 @@ impl Record {
                 state.as_str()
             )));
         }
-        decode(self.result.as_deref().unwrap_or(b"null"))
-            .map_err(|reason| self.cannot_decode(reason))
+        decode(self.result.as_deref().unwrap_or(b"null")).map_err(|reason| self.cannot_decode(reason))
     }
 
     fn cannot_decode(&self, reason: String) -> Error {
@@ -155,10 +153,7 @@ impl fmt::Debug for Record {
 }
 
 /// The bytes to store for a result. `T` decodes from them again, so that every retry can have it.
-pub(crate) fn encode_as<T: Serialize + DeserializeOwned>(
-    value: &T,
-    limit: usize,
-) -> Result<Vec<u8>, Error> {
+pub(crate) fn encode_as<T: Serialize + DeserializeOwned>(value: &T, limit: usize) -> Result<Vec<u8>, Error> {
     encode::<_, T>(value, limit)
 }
 
@@ -167,10 +162,7 @@ pub(crate) fn encode_any<T: Serialize + ?Sized>(value: &T, limit: usize) -> Resu
     encode::<_, serde_json::Value>(value, limit)
 }
 
-fn encode<T: Serialize + ?Sized, Back: DeserializeOwned>(
-    value: &T,
-    limit: usize,
-) -> Result<Vec<u8>, Error> {
+fn encode<T: Serialize + ?Sized, Back: DeserializeOwned>(value: &T, limit: usize) -> Result<Vec<u8>, Error> {
     let cannot = |reason| Error::Encode { what: "result", reason };
     let bytes = serde_json::to_vec(value).map_err(|error| cannot(error.to_string()))?;
     if bytes.len() > limit {

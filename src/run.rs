@@ -42,11 +42,7 @@ impl Idempotency {
     }
 
     /// Claims once; None means in flight.
-    async fn try_claim(
-        &self,
-        operation: &Operation,
-        patience: &Patience,
-    ) -> Result<Option<Claim>, Error> {
+    async fn try_claim(&self, operation: &Operation, patience: &Patience) -> Result<Option<Claim>, Error> {
         let acquire = self.pool().acquire();
         let conn = match patience.deadline() {
             None => acquire.await?,
@@ -57,8 +53,7 @@ impl Idempotency {
             },
         };
         let mut transaction = self.begin(conn, self.isolation).await?;
-        match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await
-        {
+        match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await {
             Ok(Attempt::Claimed(owner)) => {
                 debug!(attempt = %owner.attempt, "claimed the key");
                 Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.max_result_size))))
@@ -104,12 +99,10 @@ impl Idempotency {
                 }
                 let copy = again.map(|again| again(&closure));
                 let error = match closure(claimed.connection()).await {
-                    Ok(value) => {
-                        match claimed.conclude(K::encode(&value, self.max_result_size)).await {
-                            Ok(()) => return Ok(Outcome::Executed(value)),
-                            Err(error) => E::from(error),
-                        }
-                    }
+                    Ok(value) => match claimed.conclude(K::encode(&value, self.max_result_size)).await {
+                        Ok(()) => return Ok(Outcome::Executed(value)),
+                        Err(error) => E::from(error),
+                    },
                     Err(error) => match (claimed.abandon().await, guarded(error)) {
                         // More telling than what the closure made of it.
                         (Err(left), _) => return Err(E::from(left)),

@@ -241,10 +241,7 @@ pub(crate) async fn finish(
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn still_inside(
-    conn: &mut PgConnection,
-    owner: &Owner,
-) -> Result<bool, sqlx::Error> {
+pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await
 }
 
@@ -271,11 +268,7 @@ pub(crate) async fn find(
 }
 
 pub(crate) async fn purge(conn: &mut PgConnection, limit: u32) -> Result<u64, Error> {
-    let done = sqlx::query(PURGE)
-        .bind(i64::from(limit))
-        .execute(conn)
-        .await
-        .map_err(Error::of_statement)?;
+    let done = sqlx::query(PURGE).bind(i64::from(limit)).execute(conn).await.map_err(Error::of_statement)?;
     Ok(done.rows_affected())
 }
 

@@ -68,10 +68,7 @@ pub(crate) fn depth(conn: &PgConnection) -> usize {
 }
 
 /// Undoes savepoints until the connection is `depth` deep again.
-pub(crate) async fn rollback_to_depth(
-    conn: &mut PgConnection,
-    target: usize,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn rollback_to_depth(conn: &mut PgConnection, target: usize) -> Result<(), sqlx::Error> {
     while depth(conn) > target {
         Manager::rollback(conn).await?;
     }

@@ -21,9 +21,7 @@ impl Encoder {
         let exact = Decimal::parse(text)
             .ok_or_else(|| Error("a number is not written as JSON writes numbers".into()))?;
         match text.parse::<f64>() {
-            Ok(value) if Decimal::parse(&format!("{value:e}")).as_ref() == Some(&exact) => {
-                self.float(value)
-            }
+            Ok(value) if Decimal::parse(&format!("{value:e}")).as_ref() == Some(&exact) => self.float(value),
             _ => {
                 self.text(b'D', exact.to_string().as_bytes());
                 Ok(())

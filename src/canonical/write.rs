@@ -108,12 +108,7 @@ impl<'e> Serializer for &'e mut Encoder {
         self.serialize_unit()
     }
 
-    fn serialize_unit_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-    ) -> Result<(), Error> {
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Error> {
         self.serialize_str(variant)
     }
 
@@ -295,19 +290,13 @@ impl ser::SerializeStruct for Map<'_> {
     type Ok = ();
     type Error = Error;
 
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), Error> {
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
         let Self::Hidden(encoder) = self else {
             ser::SerializeMap::serialize_key(self, name)?;
             return ser::SerializeMap::serialize_value(self, value);
         };
         // The only field is a string: the number's digits, or the raw JSON text.
-        let serde_json::Value::String(text) =
-            serde_json::to_value(value).map_err(ser::Error::custom)?
-        else {
+        let serde_json::Value::String(text) = serde_json::to_value(value).map_err(ser::Error::custom)? else {
             return Err(Error(format!("{name} does not hold a text")));
         };
         match name {
@@ -325,11 +314,7 @@ impl ser::SerializeStructVariant for Map<'_> {
     type Ok = ();
     type Error = Error;
 
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), Error> {
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
         ser::SerializeStruct::serialize_field(self, name, value)
     }
 

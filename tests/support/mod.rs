@@ -1,0 +1,180 @@
+//! What every test binary needs: a database of its own, and a bank in it.
+#![allow(dead_code, reason = "each binary uses another part")]
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
+use throwaway_postgres::Server;
+
+/// One server for all test binaries; it ends with the last process that uses it.
+static SERVER: LazyLock<Server> =
+    LazyLock::new(|| throwaway_postgres::shared().unwrap_or_else(|error| panic!("{error}")));
+
+/// A fresh database, dropped with the value.
+pub struct Database {
+    pub pool: PgPool,
+    name: String,
+}
+
+impl Database {
+    /// With pgonce's schema, two accounts and a ledger.
+    pub async fn new() -> Self {
+        let database = Self::empty().await;
+        pgonce::migrate(&database.pool).await.expect("migrate");
+        sqlx::raw_sql(
+            "CREATE TABLE accounts (id text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
+             CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount bigint NOT NULL);
+             INSERT INTO accounts VALUES ('alice', 1000), ('bob', 0);",
+        )
+        .execute(&database.pool)
+        .await
+        .expect("create the bank");
+        database
+    }
+
+    /// With nothing.
+    pub async fn empty() -> Self {
+        let name = format!("pgonce_test_{}", uuid::Uuid::new_v4().simple());
+        let mut conn = connect_to_server().await;
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut conn)
+            .await
+            .expect("create a database");
+        let database = Self { pool: PgPoolOptions::new().connect_lazy_with(options(&name)), name };
+        conn.close().await.expect("close");
+        database
+    }
+
+    pub fn options(&self) -> PgConnectOptions {
+        options(&self.name)
+    }
+
+    pub fn url(&self) -> String {
+        SERVER.url_of(&self.name)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Another pool to the same database.
+    pub fn pool_of(&self, connections: u32) -> PgPool {
+        PgPoolOptions::new().max_connections(connections).connect_lazy_with(self.options())
+    }
+
+    pub fn idempotency(&self) -> Idempotency {
+        Idempotency::new(self.pool.clone())
+    }
+
+    pub async fn balance(&self, account: &str) -> i64 {
+        sqlx::query_scalar("SELECT balance FROM accounts WHERE id = $1")
+            .bind(account)
+            .fetch_one(&self.pool)
+            .await
+            .expect("read a balance")
+    }
+
+    pub async fn count(&self, table: &'static str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(&self.pool)
+            .await
+            .expect("count")
+    }
+
+    /// Asserts that nothing happened: no key, no ledger row, no money moved.
+    pub async fn assert_untouched(&self) {
+        assert_eq!(self.count("pgonce.keys").await, 0, "a key was left");
+        assert_eq!(self.count("ledger").await, 0, "a ledger row was left");
+        assert_eq!(self.balance("alice").await, 1000, "money moved");
+    }
+
+    /// Asserts that exactly one charge of 42 happened, with one key.
+    pub async fn assert_charged_once(&self) {
+        assert_eq!(self.count("pgonce.keys").await, 1, "not one key");
+        assert_eq!(self.count("ledger").await, 1, "not one ledger row");
+        assert_eq!(self.balance("alice").await, 958, "not one charge");
+    }
+
+    /// Waits until the query, which returns a boolean, is true.
+    pub async fn wait_until(&self, query: &'static str) {
+        let started = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(query).fetch_one(&self.pool).await.expect(query) {
+            assert!(started.elapsed() < Duration::from_secs(30), "never became true: {query}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until no other session of this database is in a transaction.
+    pub async fn wait_until_idle(&self) {
+        self.wait_until(
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+             AND pid <> pg_backend_pid() AND state <> 'idle')",
+        )
+        .await;
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        // A runtime of its own, since the test's may be busy or gone; a test that fails also cleans up.
+        let dropped = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(
+                async {
+                    let mut conn = connect_to_server().await;
+                    let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+                    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.map(drop)
+                },
+            )
+        });
+        if !std::thread::panicking() {
+            dropped.join().expect("join").expect("drop the database");
+        }
+    }
+}
+
+fn options(database: &str) -> PgConnectOptions {
+    let options: PgConnectOptions = SERVER.url().parse().expect("the server's url");
+    options.database(database)
+}
+
+async fn connect_to_server() -> PgConnection {
+    SERVER
+        .url()
+        .parse::<PgConnectOptions>()
+        .expect("the server's url")
+        .connect()
+        .await
+        .expect("connect to the server")
+}
+
+pub fn scope() -> Scope {
+    Scope::new("acct_42/charges").expect("a scope")
+}
+
+pub fn key(text: &str) -> IdempotencyKey {
+    IdempotencyKey::try_from(text).expect("a key")
+}
+
+/// The operation that most tests execute.
+pub fn operation() -> Operation {
+    Operation::new(scope(), key("order-1")).with_params(&42).expect("parameters")
+}
+
+/// Moves money from alice to bob and writes it into the ledger. Returns the ledger row's id.
+pub async fn charge(conn: &mut PgConnection, amount: i64) -> Result<i64, pgonce::Error> {
+    for (account, change) in [("alice", -amount), ("bob", amount)] {
+        sqlx::query("UPDATE accounts SET balance = balance + $2 WHERE id = $1")
+            .bind(account)
+            .bind(change)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(sqlx::query_scalar("INSERT INTO ledger (amount) VALUES ($1) RETURNING id")
+        .bind(amount)
+        .fetch_one(conn)
+        .await?)
+}

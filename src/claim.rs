@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::{Instrument, debug, warn};
 
-use crate::error::{is_guard, leaves_commit_unknown};
+use crate::error::leaves_commit_unknown;
 use crate::record::{Record, State, encode_any};
 use crate::run::span;
 use crate::sql::{self, Found, Owner};
@@ -298,17 +298,6 @@ pub(crate) async fn finish(
             })
         }
     }
-}
-
-/// The closure's own error is the guard's: it tried to COMMIT.
-pub(crate) fn guard_violation(error: &(dyn sqlx::error::DatabaseError + 'static)) -> Option<Error> {
-    is_guard(error).then(|| {
-        Error::atomicity(
-            "the closure tried to COMMIT, or made the constraint pgonce.keys_finished_before_commit immediate; leave \
-             COMMIT to pgonce, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing was committed",
-            None,
-        )
-    })
 }
 
 pub(crate) fn depth_violation(found: usize, expected: usize) -> Error {

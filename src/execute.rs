@@ -8,7 +8,7 @@ use tracing::Instrument;
 use crate::claim::{self, Attempt};
 use crate::closure::{AsyncClosure, ClosureError};
 use crate::record::{State, encode_as};
-use crate::run::{Plain, Recording, guarded, span};
+use crate::run::{Plain, Recording, guard_violation, span};
 use crate::transaction::{depth, rollback_to_depth};
 use crate::{Error, Idempotency, Operation, Outcome};
 
@@ -258,7 +258,8 @@ impl Idempotency {
             Attempt::InFlight => return Err(E::from(operation.in_flight())),
         };
         let inside = depth(conn);
-        let value = closure(&mut *conn).await.map_err(guarded)?;
+        let value =
+            closure(&mut *conn).await.map_err(|error| guard_violation(&error).map_or(error, E::from))?;
         if depth(conn) != inside {
             return Err(E::from(claim::depth_violation(depth(conn), inside)));
         }

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use tracing::{Instrument, Span, debug, field, info_span, warn};
 
-use crate::claim::{self, Attempt, Claim, Claimed, guard_violation};
+use crate::claim::{self, Attempt, Claim, Claimed};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
-use crate::error::is_conflict;
+use crate::error::{is_conflict, is_guard};
 use crate::patience::Patience;
 use crate::record::{Record, State, encode_as};
 use crate::{Error, Idempotency, Operation, Outcome};
@@ -103,11 +103,14 @@ impl Idempotency {
                         Ok(()) => return Ok(Outcome::Executed(value)),
                         Err(error) => E::from(error),
                     },
-                    Err(error) => match (claimed.abandon().await, guarded(error)) {
-                        // More telling than what the closure made of it.
-                        (Err(left), _) => return Err(E::from(left)),
-                        (Ok(()), error) => error,
-                    },
+                    Err(error) => {
+                        let left = claimed.abandon().await.err();
+                        match guard_violation(&error).or(left) {
+                            // More telling than what the closure made of it.
+                            Some(violation) => return Err(E::from(violation)),
+                            None => error,
+                        }
+                    }
                 };
                 if !database_error(error.as_error()).is_some_and(is_conflict) {
                     return Err(error);
@@ -185,12 +188,15 @@ where
     }
 }
 
-/// The closure's error, or what it means when it comes from the guard against committed pending rows.
-pub(crate) fn guarded<E: ClosureError>(error: E) -> E {
-    match database_error(error.as_error()).and_then(guard_violation) {
-        Some(violation) => E::from(violation),
-        None => error,
-    }
+/// What the closure's error means when it comes from the guard against committed pending rows.
+pub(crate) fn guard_violation<E: ClosureError>(error: &E) -> Option<Error> {
+    database_error(error.as_error()).filter(|error| is_guard(*error)).map(|_| {
+        Error::atomicity(
+            "the closure tried to COMMIT, or made the constraint pgonce.keys_finished_before_commit immediate; leave \
+             COMMIT to pgonce, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing was committed",
+            None,
+        )
+    })
 }
 
 /// The span of one call: its scope and a hash of its key, never parameters or results.

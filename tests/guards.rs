@@ -1,0 +1,357 @@
+//! What a careless closure can do to its transaction, and that nothing is lost or wrongly reported.
+
+mod support;
+
+use futures_util::FutureExt;
+use pgonce::{Error, ErrorKind, Idempotency, Isolation};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, Executor, PgConnection};
+use support::{Database, charge, operation};
+
+/// What the closure does after its charge of 42.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deed {
+    SwallowAnError,
+    Commit,
+    CommitAndChain,
+    CommitSwallowed,
+    SetConstraintsImmediate,
+    Rollback,
+    RollbackAndBeginAgain,
+    BeginWith,
+    BeginOnAbortedSwallowed,
+    CancelNestedBegin,
+    ForgetNested,
+    /// Not a deed against the transaction: `BEGIN` in a transaction is only a warning.
+    RawBegin,
+}
+
+use Deed::*;
+
+const ALL: [Deed; 11] = [
+    SwallowAnError,
+    Commit,
+    CommitAndChain,
+    CommitSwallowed,
+    SetConstraintsImmediate,
+    Rollback,
+    RollbackAndBeginAgain,
+    BeginWith,
+    BeginOnAbortedSwallowed,
+    CancelNestedBegin,
+    ForgetNested,
+];
+
+async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
+    charge(conn, 42).await?;
+    match deed {
+        SwallowAnError => drop(conn.execute("SELECT 1 / 0").await),
+        Commit => drop(conn.execute("COMMIT").await?),
+        CommitAndChain => drop(conn.execute("COMMIT AND CHAIN").await?),
+        CommitSwallowed => drop(conn.execute("COMMIT").await),
+        SetConstraintsImmediate => drop(conn.execute("SET CONSTRAINTS ALL IMMEDIATE").await?),
+        Rollback => drop(conn.execute("ROLLBACK").await?),
+        RollbackAndBeginAgain => drop(conn.execute("ROLLBACK; BEGIN").await?),
+        BeginWith => drop(conn.begin_with("BEGIN").await),
+        BeginOnAbortedSwallowed => {
+            drop(conn.execute("SELECT 1 / 0").await);
+            drop(conn.begin().await);
+        }
+        CancelNestedBegin => drop(conn.begin().now_or_never()),
+        ForgetNested => std::mem::forget(conn.begin().await?),
+        RawBegin => drop(conn.execute("BEGIN").await?),
+    }
+    Ok(())
+}
+
+/// What it writes after the deed; on a plain pool this may be committed by itself.
+async fn write_on(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.execute("INSERT INTO ledger (amount) VALUES (666)").await?;
+    Ok(())
+}
+
+async fn hardened(db: &Database) -> Idempotency {
+    let pool = PgPoolOptions::new().max_connections(4);
+    Idempotency::connect_with(pool, db.options()).await.unwrap()
+}
+
+/// A violation was reported, in words that help; the key is free, and the next call works.
+async fn assert_reported(db: &Database, idempotency: &Idempotency, error: Error, case: &str) {
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{case}: {error}");
+    assert!(!error.is_retryable(), "{case}");
+    assert!(error.to_string().len() > 100, "{case}: it must say what to do: {error}");
+    assert_eq!(db.count("pgonce.keys").await, 0, "{case}: a key was left");
+    assert_eq!(db.balance("alice").await, 1000, "{case}: money moved");
+    sqlx::raw_sql("TRUNCATE ledger").execute(&db.pool).await.unwrap();
+    let retry = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    assert!(!retry.is_replayed(), "{case}");
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn every_deed_is_reported_on_a_plain_pool() {
+    for deed in ALL {
+        let db = Database::new().await;
+        let idempotency = db.idempotency();
+        let error = idempotency
+            .execute(&operation(), async |conn| {
+                commit_deed(conn, deed).await?;
+                // On an aborted transaction it fails; a careless closure does not look.
+                drop(write_on(conn).await);
+                Ok::<_, Error>(1)
+            })
+            .await
+            .expect_err(&format!("{deed:?}"));
+        assert_reported(&db, &idempotency, error, &format!("{deed:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn every_deed_is_reported_even_if_the_closure_then_fails() {
+    // Where the closure only swallowed an error, or left a savepoint, everything is undone and its error stands.
+    let harmless = [SwallowAnError, ForgetNested];
+    for deed in ALL.into_iter().filter(|deed| !harmless.contains(deed)) {
+        let db = Database::new().await;
+        let idempotency = db.idempotency();
+        let error = idempotency
+            .execute(&operation(), async |conn| {
+                commit_deed(conn, deed).await?;
+                drop(write_on(conn).await);
+                // An error of its own, after the deed.
+                Err::<i64, _>(Error::from(sqlx::Error::RowNotFound))
+            })
+            .await
+            .unwrap_err();
+        assert_reported(&db, &idempotency, error, &format!("{deed:?}")).await;
+    }
+    for deed in harmless {
+        let db = Database::new().await;
+        let error = db
+            .idempotency()
+            .execute(&operation(), async |conn| {
+                commit_deed(conn, deed).await?;
+                Err::<i64, _>(Error::from(sqlx::Error::RowNotFound))
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Database, "{deed:?}: {error}");
+        db.assert_untouched().await;
+    }
+}
+
+#[tokio::test]
+async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
+    let db = Database::new().await;
+    for deed in ALL {
+        let idempotency = hardened(&db).await;
+        let error = idempotency
+            .execute(&operation(), async |conn| {
+                commit_deed(conn, deed).await?;
+                drop(write_on(conn).await);
+                Ok::<_, Error>(1)
+            })
+            .await
+            .expect_err(&format!("{deed:?}"));
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}: {error}");
+        db.assert_untouched().await;
+    }
+    // The pool itself is read-only, and the idempotent way through it is not.
+    let idempotency = hardened(&db).await;
+    let error = sqlx::raw_sql("DELETE FROM ledger").execute(idempotency.pool()).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25006"));
+    for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
+        let idempotency = idempotency.clone().with_isolation(isolation);
+        let outcome = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+        assert_eq!(outcome.is_replayed(), isolation != Isolation::ReadCommitted);
+    }
+    assert_eq!(idempotency.purge_expired(10).await.unwrap(), 0);
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn a_write_refused_after_an_escape_is_reported_as_the_escape() {
+    let db = Database::new().await;
+    let error = hardened(&db)
+        .await
+        .execute(&operation(), async |conn| {
+            commit_deed(conn, Rollback).await?;
+            write_on(conn).await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{error}");
+    db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn a_commit_by_the_closure_is_named_as_such() {
+    let db = Database::new().await;
+    for deed in [Commit, SetConstraintsImmediate] {
+        let error = db
+            .idempotency()
+            .execute(&operation(), async |conn| commit_deed(conn, deed).await)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}");
+        assert!(error.to_string().contains("keys_finished_before_commit"), "{deed:?}: {error}");
+        db.assert_untouched().await;
+    }
+}
+
+#[tokio::test]
+async fn the_closures_own_deferred_constraints_can_be_made_immediate_by_name() {
+    let db = Database::new().await;
+    sqlx::raw_sql(
+        "CREATE TABLE entries (account text CONSTRAINT entries_account REFERENCES accounts DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let outcome = db
+        .idempotency()
+        .execute(&operation(), async |conn| {
+            conn.execute("INSERT INTO entries VALUES ('alice'); SET CONSTRAINTS entries_account IMMEDIATE")
+                .await?;
+            Ok::<_, Error>(())
+        })
+        .await
+        .unwrap();
+    assert!(!outcome.is_replayed());
+
+    // And where it is not made immediate, the server says no at COMMIT.
+    let other = pgonce::Operation::new(support::scope(), support::key("order-2"));
+    let error = db
+        .idempotency()
+        .execute(&other, async |conn| {
+            conn.execute("INSERT INTO entries VALUES ('nobody')").await?;
+            Ok::<_, Error>(())
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database);
+    assert!(error.to_string().contains("entries_account"), "{error}");
+    assert_eq!(db.count("pgonce.keys").await, 1);
+    assert_eq!(db.count("entries").await, 1);
+}
+
+#[tokio::test]
+async fn a_raw_begin_inside_of_the_transaction_is_harmless() {
+    let db = Database::new().await;
+    let outcome =
+        db.idempotency().execute(&operation(), async |conn| commit_deed(conn, RawBegin).await).await.unwrap();
+    assert!(!outcome.is_replayed());
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn a_committed_pending_row_is_never_run_nor_replayed_nor_taken_over_nor_purged() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    sqlx::raw_sql("ALTER TABLE pgonce.keys DROP CONSTRAINT keys_finished_before_commit")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let error =
+        idempotency.execute(&operation(), async |conn| commit_deed(conn, Commit).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "reported without the guard too: {error}");
+    sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
+
+    let error = idempotency
+        .execute(&operation(), async |_| -> Result<(), Error> { panic!("must not run") })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
+    assert!(error.to_string().contains("order-1") && error.to_string().contains("delete the row"), "{error}");
+    assert_eq!(idempotency.claim(&operation()).await.unwrap_err().kind(), ErrorKind::AtomicityViolation);
+    assert_eq!(idempotency.purge_expired(10).await.unwrap(), 0);
+    let record = idempotency.find(&support::scope(), &support::key("order-1")).await.unwrap().unwrap();
+    assert_eq!(record.state(), pgonce::State::Pending);
+    let verified = pgonce::verify(&db.pool).await.unwrap_err();
+    assert!(verified.to_string().contains("keys_finished_before_commit is missing"), "{verified}");
+}
+
+#[tokio::test]
+async fn no_statement_can_commit_a_pending_row() {
+    let db = Database::new().await;
+    let error = sqlx::raw_sql(
+        "INSERT INTO pgonce.keys (scope, key, fingerprint, state, attempt, created_at, expires_at, unfinished)
+         VALUES ('s', 'k', decode(repeat('00', 33), 'hex'), 'pending', gen_random_uuid(), now(), now(), 0)",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().constraint(), Some("keys_finished_before_commit"));
+    let error =
+        sqlx::raw_sql("INSERT INTO pgonce.unfinished VALUES (0)").execute(&db.pool).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().constraint(), Some("unfinished_stays_empty"));
+}
+
+#[tokio::test]
+async fn an_operation_that_executes_itself_is_refused() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    // On another connection it is simply in flight.
+    let error = idempotency
+        .execute(&operation(), async |_| {
+            idempotency.execute(&operation(), async |_| Ok::<_, Error>(())).await.map(drop)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InFlight);
+    // In the same transaction it would wait for itself.
+    let error = idempotency
+        .execute(&operation(), async |conn| {
+            idempotency.execute_in(conn, &operation(), async |_| Ok::<_, Error>(())).await.map(drop)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
+    assert!(error.to_string().contains("executes it again"), "{error}");
+    db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn a_panic_rolls_back_closes_the_connection_and_frees_the_key() {
+    let db = Database::new().await;
+    let idempotency = Idempotency::new(db.pool_of(1));
+    let pid = async |idempotency: &Idempotency| {
+        sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(idempotency.pool()).await.unwrap()
+    };
+    let before = pid(&idempotency).await;
+    let operation = operation();
+    let call = idempotency.execute(&operation, async |conn| {
+        charge(conn, 42).await?;
+        if conn.is_in_transaction() {
+            panic!("a bug in the closure");
+        }
+        Ok::<_, Error>(())
+    });
+    std::panic::AssertUnwindSafe(call).catch_unwind().await.unwrap_err();
+    // The pool's only slot comes back, with another connection in it.
+    assert_ne!(pid(&idempotency).await, before);
+    db.wait_until_idle().await;
+    db.assert_untouched().await;
+    idempotency.execute(&operation, async |conn| charge(conn, 42).await).await.unwrap();
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn an_escape_does_not_leave_its_connection_in_the_pool() {
+    let db = Database::new().await;
+    for deed in ALL {
+        let idempotency = Idempotency::new(db.pool_of(1));
+        let failed = idempotency
+            .execute(&operation(), async |conn| {
+                commit_deed(conn, deed).await?;
+                Ok::<_, Error>(1)
+            })
+            .await;
+        failed.unwrap_err();
+        // If its state were carried on, this would be a savepoint of an open transaction and never be committed.
+        let mut transaction = idempotency.pool().begin().await.unwrap();
+        transaction.execute("INSERT INTO ledger (amount) VALUES (1)").await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(db.count("ledger").await, 1, "{deed:?}");
+        sqlx::raw_sql("TRUNCATE ledger").execute(&db.pool).await.unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tracing::Instrument;
 
 use crate::claim::{self, Attempt};
@@ -10,7 +10,7 @@ use crate::closure::{AsyncClosure, ClosureError};
 use crate::record::{State, encode_as};
 use crate::run::{Plain, Recording, guard_violation, span};
 use crate::transaction::{depth, rollback_to_depth};
-use crate::{Error, Idempotency, Operation, Outcome};
+use crate::{Error, Idempotency, Operation, Outcome, sql};
 
 impl Idempotency {
     /// Runs the closure once for this key, or returns what it returned the first time.
@@ -173,7 +173,8 @@ impl Idempotency {
     ///
     /// **The promise** is the caller's to complete: the closure's writes, the key and the result become part of the
     /// caller's transaction, and commit or vanish with it. Inside, they form one savepoint: when the closure fails, its
-    /// writes and the claim are undone, and the transaction can go on.
+    /// writes and the claim are undone, and the transaction can go on. When this future is dropped half-way, the
+    /// database refuses to commit the transaction (`keys_finished_before_commit`): roll it back.
     ///
     /// It never waits for a key in flight, whatever [`with_in_flight`](Self::with_in_flight) says, since the caller's
     /// transaction would wait with it. It repeats nothing: a conflict is the caller's, who must roll back and begin
@@ -202,7 +203,7 @@ impl Idempotency {
     ///
     /// # Panics
     ///
-    /// When the closure panics; sqlx undoes the savepoint before the connection is used again.
+    /// When the closure panics; the database refuses to commit the transaction then.
     pub async fn execute_in<T, E, F>(
         &self,
         conn: &mut PgConnection,
@@ -217,27 +218,28 @@ impl Idempotency {
         let outer = depth(conn);
         if outer == 0 {
             return Err(E::from(Error::atomicity(
-                "execute_in needs a transaction that was opened with sqlx's `begin()` on this connection; without one, \
-                 use `execute`",
+                "execute_in needs a transaction that was opened with sqlx's `begin()` on this connection; without \
+                 one, use `execute`",
                 None,
             )));
         }
-        let span = span("execute_in", operation);
         async {
-            let mut savepoint = conn.begin().await.map_err(Error::from)?;
-            let result = self.run_in::<T, E, F>(&mut savepoint, operation, closure).await;
-            // Whatever the closure left open above our savepoint goes first.
-            rollback_to_depth(&mut savepoint, outer + 1)
-                .await
-                .map_err(|error| claim::left_the_transaction(Some(error)))?;
+            sql::enter(conn).await.map_err(Error::of_statement)?;
+            let result = self.run_in::<T, E, F>(conn, operation, closure).await;
             let ended = match &result {
-                Ok(Outcome::Executed(_)) => savepoint.commit().await,
-                Ok(Outcome::Replayed(_)) | Err(_) => savepoint.rollback().await,
+                Ok(Outcome::Executed(_)) => sql::leave(conn).await,
+                // Nested transactions that the closure left open go first.
+                Ok(Outcome::Replayed(_)) | Err(_) => match rollback_to_depth(conn, outer).await {
+                    Ok(()) => sql::undo(conn).await,
+                    Err(error) => Err(error),
+                },
             };
-            ended.map_err(|error| claim::left_the_transaction(Some(error)))?;
-            result
+            match ended {
+                Ok(()) => result,
+                Err(error) => Err(E::from(claim::left_the_transaction(Some(error)))),
+            }
         }
-        .instrument(span)
+        .instrument(span("execute_in", operation))
         .await
     }
 

@@ -141,6 +141,12 @@ WHERE pg_is_in_recovery()";
 const SAVEPOINT: &str = "SAVEPOINT pgonce_claimed";
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT pgonce_claimed";
 
+/// The savepoint around an operation inside of a caller's transaction. Not sqlx's `begin()`, which ends the outer
+/// transaction when it is cancelled.
+const ENTER: &str = "SAVEPOINT pgonce_operation";
+const LEAVE: &str = "RELEASE SAVEPOINT pgonce_operation";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT pgonce_operation; RELEASE SAVEPOINT pgonce_operation";
+
 /// Retentions are capped here, far below where a timestamp overflows.
 const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -251,6 +257,18 @@ pub(crate) async fn savepoint(conn: &mut PgConnection) -> Result<(), sqlx::Error
 
 pub(crate) async fn rollback_to_savepoint(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     conn.execute(ROLLBACK_TO_SAVEPOINT).await.map(drop)
+}
+
+pub(crate) async fn enter(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    conn.execute(ENTER).await.map(drop)
+}
+
+pub(crate) async fn leave(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    conn.execute(LEAVE).await.map(drop)
+}
+
+pub(crate) async fn undo(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    conn.execute(UNDO).await.map(drop)
 }
 
 pub(crate) async fn find(

@@ -8,6 +8,8 @@ use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use throwaway_postgres::Server;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 /// One server for all test binaries; it ends with the last process that uses it.
 static SERVER: LazyLock<Server> =
@@ -63,6 +65,22 @@ impl Database {
     /// Another pool to the same database.
     pub fn pool_of(&self, connections: u32) -> PgPool {
         PgPoolOptions::new().max_connections(connections).connect_lazy_with(self.options())
+    }
+
+    /// A pool of one connection, through a forwarder on the test's own runtime. On a single-threaded runtime an answer
+    /// can only arrive while the test awaits it, so every statement is an await point, each time.
+    pub async fn forwarded_pool(&self) -> PgPool {
+        let server = (self.options().get_host().to_owned(), self.options().get_port());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut server = TcpStream::connect(server.clone()).await.expect("connect to the server");
+                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+            }
+        });
+        let options = self.options().host("127.0.0.1").port(port);
+        PgPoolOptions::new().max_connections(1).connect_lazy_with(options)
     }
 
     pub fn idempotency(&self) -> Idempotency {

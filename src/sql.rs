@@ -126,8 +126,8 @@ WHERE current_setting('session_replication_role') <> 'origin'
 UNION ALL
 SELECT format('role %I lacks USAGE on schema pgonce', current_user),
        format('GRANT USAGE ON SCHEMA pgonce TO %I', current_user)
-FROM keys
-WHERE NOT has_schema_privilege('pgonce', 'USAGE')
+FROM pg_catalog.pg_namespace n
+WHERE n.nspname = 'pgonce' AND NOT has_schema_privilege(n.oid, 'USAGE')
 UNION ALL
 SELECT format('role %I lacks %s on pgonce.keys', current_user, needed_grant.privilege),
        format('GRANT %s ON pgonce.keys TO %I', needed_grant.privilege, current_user)

@@ -1,0 +1,214 @@
+//! What a call costs, in statements, WAL and locks, not in time.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use pgonce::{Error, Idempotency, Operation, Outcome};
+use sqlx::PgPool;
+use support::{Database, key, operation, scope};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, Registry};
+
+/// Collects what sqlx and pgonce log, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(String, String)>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.0.lock().unwrap().push((event.metadata().target().to_owned(), fields.0));
+    }
+
+    fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, _: &tracing::Id, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let text = format!("span {} {}", attributes.metadata().name(), fields.0);
+        self.0.lock().unwrap().push((attributes.metadata().target().to_owned(), text));
+    }
+
+    fn on_record(&self, _: &tracing::Id, values: &tracing::span::Record<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        values.record(&mut fields);
+        self.0.lock().unwrap().push(("pgonce".to_owned(), fields.0));
+    }
+}
+
+#[derive(Default)]
+struct Fields(String);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.push_str(&format!("{}={value:?} ", field.name()));
+    }
+}
+
+impl Log {
+    /// The statements that sqlx logged. (Its BEGIN is not among them, its COMMIT and ROLLBACK are.)
+    fn take_statements(&self) -> Vec<String> {
+        let log = std::mem::take(&mut *self.0.lock().unwrap());
+        log.into_iter().filter(|(target, _)| target == "sqlx::query").map(|(_, text)| text).collect()
+    }
+}
+
+async fn wal_position(pool: &PgPool) -> String {
+    sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text").fetch_one(pool).await.unwrap()
+}
+
+/// On one connection that is warmed up, so that nothing but the call itself is counted.
+async fn warm(db: &Database, log: &Log) -> Idempotency {
+    let idempotency = Idempotency::new(db.pool_of(1));
+    for n in 0..3 {
+        let operation = Operation::new(scope(), key(&format!("warm-{}", n / 2)));
+        idempotency.execute(&operation, async |_| Ok::<_, Error>(1)).await.unwrap();
+    }
+    log.take_statements();
+    idempotency
+}
+
+#[tokio::test]
+async fn fresh_is_two_statements_beyond_begin_and_commit() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    let db = Database::new().await;
+    let idempotency = warm(&db, &log).await;
+
+    idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
+    let statements = log.take_statements();
+    assert_eq!(statements.len(), 3, "{statements:#?}");
+    assert!(statements[0].contains("INSERT INTO pgonce.keys"), "{statements:#?}");
+    assert!(statements[1].contains("UPDATE pgonce.keys"), "{statements:#?}");
+    assert!(statements[2].contains("COMMIT"), "{statements:#?}");
+
+    // The savepoint of a recorded failure is paid by those who ask for it.
+    let recording = Operation::new(scope(), key("recording"));
+    idempotency.execute_recording(&recording, async |_| Ok::<Result<u8, u8>, Error>(Ok(7))).await.unwrap();
+    let statements = log.take_statements();
+    assert_eq!(statements.len(), 4, "{statements:#?}");
+    assert!(statements[1].contains("SAVEPOINT"), "{statements:#?}");
+}
+
+#[tokio::test]
+async fn a_replay_is_two_statements_without_wal_without_row_lock() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    let db = Database::new().await;
+    let idempotency = warm(&db, &log).await;
+    idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
+    // Hint bits and pruning of what the first call left; afterwards the table is at rest.
+    for statement in ["VACUUM pgonce.keys", "CHECKPOINT"] {
+        sqlx::raw_sql(statement).execute(&db.pool).await.unwrap();
+    }
+    let row =
+        "SELECT xmin::text || ' ' || xmax::text || ' ' || ctid::text FROM pgonce.keys WHERE key = 'order-1'";
+    let row_before: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
+    log.take_statements();
+
+    // The position is the whole server's, and other tests write to it: one replay without WAL is proof enough, since
+    // one that writes always writes.
+    let mut quiet = false;
+    for _ in 0..2000 {
+        let before = wal_position(&db.pool).await;
+        log.take_statements();
+        let outcome = idempotency.execute(&operation(), async |_| Ok::<_, Error>(0)).await.unwrap();
+        let statements = log.take_statements();
+        assert_eq!(outcome, Outcome::Replayed(7));
+        assert_eq!(statements.len(), 3, "{statements:#?}");
+        assert!(statements[1].contains("LEFT JOIN pgonce.keys"), "{statements:#?}");
+        assert!(statements[2].contains("ROLLBACK"), "{statements:#?}");
+        if wal_position(&db.pool).await == before {
+            quiet = true;
+            break;
+        }
+    }
+    assert!(quiet, "a replay writes WAL");
+    let row_after: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
+    assert_eq!(row_before, row_after, "a replay locked the row");
+}
+
+#[tokio::test]
+async fn a_replay_passes_a_row_that_somebody_has_locked() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
+    let mut transaction = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM pgonce.keys FOR UPDATE").execute(&mut *transaction).await.unwrap();
+    // If it needed the lock it would wait for ever.
+    assert_eq!(
+        idempotency.execute(&operation(), async |_| Ok::<_, Error>(0)).await.unwrap(),
+        Outcome::Replayed(7)
+    );
+    transaction.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn prepared_statements_stay_prepared_and_the_finish_is_a_hot_update() {
+    let log = Log::default();
+    let db = Database::new().await;
+    let idempotency = warm(&db, &log).await;
+    for n in 0..20 {
+        let operation = Operation::new(scope(), key(&format!("hot-{n}")));
+        idempotency.execute(&operation, async |_| Ok::<_, Error>("x".repeat(300))).await.unwrap();
+    }
+    let prepared: Vec<String> = sqlx::query_scalar(
+        "SELECT left(statement, 6) FROM pg_prepared_statements WHERE statement LIKE '%pgonce.keys%'
+         AND statement NOT LIKE '%pg_prepared%' ORDER BY 1",
+    )
+    .fetch_all(idempotency.pool())
+    .await
+    .unwrap();
+    assert_eq!(prepared, ["INSERT", "SELECT", "UPDATE"], "one each, for all calls");
+
+    // Statistics arrive late unless they are asked for.
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(idempotency.pool()).await.unwrap();
+    db.wait_until(
+        "SELECT n_tup_upd >= 20 FROM pg_stat_user_tables WHERE schemaname = 'pgonce' AND relname = 'keys'",
+    )
+    .await;
+    let share: f64 = sqlx::query_scalar(
+        "SELECT n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables
+         WHERE schemaname = 'pgonce' AND relname = 'keys'",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .unwrap();
+    assert!(share >= 0.8, "only {share} of the finishes are HOT updates");
+}
+
+#[tokio::test]
+async fn logs_name_the_scope_and_a_hash_and_nothing_secret() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    log.0.lock().unwrap().clear();
+    let operation = Operation::new(scope(), key("k-4242424242424242")).with_params("parameter-4242").unwrap();
+    idempotency.execute(&operation, async |_| Ok::<_, Error>("result-4242".to_string())).await.unwrap();
+    idempotency.execute(&operation, async |_| Ok::<_, Error>(String::new())).await.unwrap();
+    idempotency.execute(&operation, async |_| Ok::<_, Error>(1)).await.unwrap_err();
+    let failed = Operation::new(scope(), key("f-4242424242424242"));
+    let error = async |_: &mut sqlx::PgConnection| Err::<u8, _>(anyhow::anyhow!("error-4242"));
+    idempotency.execute(&failed, error).await.unwrap_err();
+    idempotency
+        .execute_recording(&failed, async |_| Ok::<Result<u8, String>, Error>(Err("failure-4242".into())))
+        .await
+        .unwrap();
+
+    let log = log.0.lock().unwrap();
+    let ours: Vec<&str> = log
+        .iter()
+        .filter(|(target, _)| target.starts_with("pgonce"))
+        .map(|(_, text)| text.as_str())
+        .collect();
+    let all = ours.join("\n");
+    for expected in
+        ["span pgonce", "acct_42/charges", "key_hash", "claimed", "committed", "replayed", "released"]
+    {
+        assert!(all.contains(expected), "{expected} is not in\n{all}");
+    }
+    // sqlx logs its statements, but no bound values.
+    for (target, text) in log.iter() {
+        assert!(!text.contains("4242"), "{target}: {text}");
+    }
+}

@@ -74,7 +74,8 @@ impl Idempotency {
     /// When the closure panics; the transaction is rolled back and the connection closed.
     pub async fn execute<T, E, F>(&self, operation: &Operation, closure: F) -> Result<Outcome<T>, E>
     where
-        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Clone + Send,
+        // The compiler quotes this line to those whose closure is not `Clone`.
+        F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Clone + Send, // else: execute_once
         T: Serialize + DeserializeOwned + Send,
         E: ClosureError,
     {

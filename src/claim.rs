@@ -54,7 +54,9 @@ impl Idempotency {
     /// [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) (a committed pending key was found),
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Nothing is claimed.
     pub async fn claim(&self, operation: &Operation) -> Result<Claim, Error> {
-        self.claim_patiently(operation, &mut self.patience()).instrument(span("claim", operation)).await
+        self.claim_patiently(operation, &mut self.patience_for(operation))
+            .instrument(span("claim", operation))
+            .await
     }
 }
 
@@ -259,7 +261,7 @@ pub(crate) async fn claim(
                 return Err(visible_pending(&record));
             }
             Found::Live(record) if record.fingerprint != *operation.fingerprint() => {
-                return Err(operation.mismatch());
+                return Err(operation.mismatch_error());
             }
             Found::Live(record) => return Ok(Attempt::Replayed(record)),
             Found::Locked => return Ok(Attempt::InFlight),

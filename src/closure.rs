@@ -59,6 +59,12 @@ where
 pub trait ClosureError: From<Error> + Send {
     /// This error as the start of a chain of sources, at the end of which a [`sqlx::Error`] may be found.
     fn as_error(&self) -> &(dyn StdError + 'static);
+
+    /// The pgonce error inside of this one, if there is one: to ask for its
+    /// [`kind`](Error::kind), and whether the call [may be made again](Error::is_retryable).
+    fn pgonce_error(&self) -> Option<&Error> {
+        chain(self.as_error()).find_map(|error| error.downcast_ref())
+    }
 }
 
 impl<E> ClosureError for E
@@ -70,23 +76,21 @@ where
     }
 }
 
+/// An error and its sources.
+fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// The database's own error in a chain of sources, if there is one.
 pub(crate) fn database_error<'e>(
     error: &'e (dyn StdError + 'static),
 ) -> Option<&'e (dyn DatabaseError + 'static)> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(sqlx::Error::Database(found)) = error.downcast_ref::<sqlx::Error>() {
+    chain(error).find_map(|error| {
+        if let Some(sqlx::Error::Database(found)) = error.downcast_ref() {
             return Some(found.as_ref());
         }
         // `#[error(transparent)]` hides the sqlx::Error itself and shows only what is below it.
-        if let Some(found) = error.downcast_ref::<Box<dyn DatabaseError>>() {
-            return Some(found.as_ref());
-        }
-        if let Some(found) = error.downcast_ref::<PgDatabaseError>() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+        let boxed = error.downcast_ref::<Box<dyn DatabaseError>>().map(Box::as_ref);
+        boxed.or_else(|| error.downcast_ref::<PgDatabaseError>().map(|found| found as _))
+    })
 }

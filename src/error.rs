@@ -135,7 +135,7 @@ pub enum Error {
     },
 
     /// The database, the connection or the pool failed.
-    #[error("{source}{}", .hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
+    #[error("{}{}", Described(.source), .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     #[non_exhaustive]
     Database {
         /// What sqlx reported.
@@ -228,7 +228,8 @@ impl Error {
                     missing: vec![format!(
                         "its migrations are not applied; run `sqlx migrate run --source migrations` of the pgonce \
                          crate or call `pgonce::migrate(&pool)` as the owner of the database, then see \
-                         `pgonce::verify(&pool)` ({error})"
+                         `pgonce::verify(&pool)` ({})",
+                        Described(&error)
                     )],
                 };
             }
@@ -271,6 +272,21 @@ impl From<sqlx::Error> for Error {
 impl AsRef<dyn StdError + Send + Sync + 'static> for Error {
     fn as_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
         self
+    }
+}
+
+/// A database error as the server's message and its SQLSTATE. (sqlx adds a line of the server's source.)
+struct Described<'e>(&'e sqlx::Error);
+
+impl std::fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_database_error() {
+            Some(error) => {
+                let code = error.code().unwrap_or_default();
+                write!(f, "error returned from database: {} (SQLSTATE {code})", error.message())
+            }
+            None => self.0.fmt(f),
+        }
     }
 }
 

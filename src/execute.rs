@@ -258,7 +258,7 @@ impl Idempotency {
         let owner = match claim::claim(conn, operation, self.retention_of(operation)).await? {
             Attempt::Claimed(owner) => owner,
             Attempt::Replayed(record) => return Ok(Outcome::Replayed(record.result()?)),
-            Attempt::InFlight => return Err(E::from(operation.in_flight())),
+            Attempt::InFlight => return Err(E::from(operation.in_flight_error())),
         };
         let inside = depth(conn);
         let value =

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Error, Fingerprint, IdempotencyKey, Scope};
+use crate::{Error, Fingerprint, IdempotencyKey, InFlight, Scope};
 
 /// One request as pgonce sees it: scope, key, the fingerprint of its parameters, and how long it is remembered.
 ///
@@ -26,6 +26,7 @@ pub struct Operation {
     key: IdempotencyKey,
     fingerprint: Fingerprint,
     retention: Option<Duration>,
+    in_flight: Option<InFlight>,
 }
 
 impl Operation {
@@ -33,7 +34,7 @@ impl Operation {
     /// that reuses a key for another request gets the first one's result.
     pub fn new(scope: Scope, key: IdempotencyKey) -> Self {
         let fingerprint = Fingerprint::of_nothing();
-        Self { scope, key, fingerprint, retention: None }
+        Self { scope, key, fingerprint, retention: None, in_flight: None }
     }
 
     /// Sets the parameters, all of them: what decides whether a retry is the same request. See [`Fingerprint`]
@@ -60,6 +61,13 @@ impl Operation {
         self
     }
 
+    /// What a duplicate of this operation does while the first is still running, instead of
+    /// [`Idempotency::with_in_flight`](crate::Idempotency::with_in_flight)'s policy.
+    pub fn with_in_flight(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
+    }
+
     /// Who asks and for what.
     pub fn scope(&self) -> &Scope {
         &self.scope
@@ -78,6 +86,11 @@ impl Operation {
     /// How long this operation is remembered, if it says so itself.
     pub fn retention(&self) -> Option<Duration> {
         self.retention
+    }
+
+    /// What a duplicate does, if the operation says so itself.
+    pub fn in_flight(&self) -> Option<InFlight> {
+        self.in_flight
     }
 
     /// A key for something outside of the database that this operation causes: a call to a card processor, an
@@ -114,11 +127,11 @@ impl Operation {
         digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    pub(crate) fn in_flight(&self) -> Error {
+    pub(crate) fn in_flight_error(&self) -> Error {
         Error::InFlight { scope: self.scope.clone(), key: self.key.clone() }
     }
 
-    pub(crate) fn mismatch(&self) -> Error {
+    pub(crate) fn mismatch_error(&self) -> Error {
         Error::FingerprintMismatch { scope: self.scope.clone(), key: self.key.clone() }
     }
 }

@@ -28,7 +28,7 @@ impl Idempotency {
                 Ok(Some(claim)) => return Ok(claim),
                 Ok(None) => patience.wait().ok_or_else(|| {
                     debug!("the key is in flight");
-                    operation.in_flight()
+                    operation.in_flight_error()
                 })?,
                 Err(error) if error.is_conflict() => {
                     let Some(pause) = patience.retry() else { return Err(error) };
@@ -49,7 +49,7 @@ impl Idempotency {
             // A pool that is exhausted must not make the wait any longer.
             Some(deadline) => match tokio::time::timeout_at(deadline, acquire).await {
                 Ok(conn) => conn?,
-                Err(_) => return Err(operation.in_flight()),
+                Err(_) => return Err(operation.in_flight_error()),
             },
         };
         let mut transaction = self.begin(conn, self.isolation).await?;
@@ -86,7 +86,7 @@ impl Idempotency {
         F: for<'c> AsyncClosure<&'c mut PgConnection, Result<K::Value, E>, Fut: Send> + Send,
         E: ClosureError,
     {
-        let mut patience = self.patience();
+        let mut patience = self.patience_for(operation);
         let mut closure = closure;
         async {
             loop {
@@ -125,8 +125,8 @@ impl Idempotency {
         .await
     }
 
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::new(self.in_flight, self.max_attempts)
+    pub(crate) fn patience_for(&self, operation: &Operation) -> Patience {
+        Patience::new(operation.in_flight().unwrap_or(self.in_flight), self.max_attempts)
     }
 
     pub(crate) fn retention_of(&self, operation: &Operation) -> Duration {

@@ -69,7 +69,7 @@ fn in_a_task(idempotency: Idempotency, operation: Operation, request: ChargeRequ
 }
 
 // Behind a `Send` bound, generic in everything.
-#[allow(dead_code, reason = "compiling is the test")]
+#[allow(dead_code, clippy::manual_async_fn, reason = "compiling is the test, and the bound is its point")]
 fn behind_send<'a, T, E>(
     idempotency: &'a Idempotency,
     operation: &'a Operation,
@@ -160,6 +160,9 @@ async fn with_errors_of_ones_own(idempotency: Idempotency, operation: Operation)
             if paid == 0 { Err(ChargeError::InsufficientFunds) } else { Ok(Receipt { id: 1 }) }
         })
         .await;
+    if let Err(error) = &outcome {
+        let _in_flight: bool = error.pgonce_error().is_some_and(Error::is_retryable);
+    }
     outcome.map_err(|error| anyhow::anyhow!(error))?;
     idempotency.execute(&operation, async |_| Ok::<_, AppError>(())).await?;
     Ok(())

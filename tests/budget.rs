@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::cell::RefCell;
+use std::sync::Once;
 
 use pgonce::{Error, Idempotency, Operation, Outcome};
 use sqlx::PgPool;
@@ -10,28 +11,40 @@ use support::{Database, key, operation, scope};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
-/// Collects what sqlx and pgonce log, as text.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(String, String)>>>);
+thread_local! {
+    /// What sqlx and pgonce logged in this test, as target and text: each test has a thread and a runtime of its own.
+    static LOG: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+}
 
-impl<S: tracing::Subscriber> Layer<S> for Log {
+/// Writes into the log. One for the whole process: subscribers that come and go miss events of each other's tests.
+struct Collect;
+
+fn collect_logs() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing::subscriber::set_global_default(Registry::default().with(Collect)).unwrap());
+}
+
+fn log(target: &str, text: String) {
+    LOG.with_borrow_mut(|log| log.push((target.to_owned(), text)));
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Collect {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        self.0.lock().unwrap().push((event.metadata().target().to_owned(), fields.0));
+        log(event.metadata().target(), fields.0);
     }
 
     fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, _: &tracing::Id, _: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
-        let text = format!("span {} {}", attributes.metadata().name(), fields.0);
-        self.0.lock().unwrap().push((attributes.metadata().target().to_owned(), text));
+        log(attributes.metadata().target(), format!("span {} {}", attributes.metadata().name(), fields.0));
     }
 
     fn on_record(&self, _: &tracing::Id, values: &tracing::span::Record<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         values.record(&mut fields);
-        self.0.lock().unwrap().push(("pgonce".to_owned(), fields.0));
+        log("pgonce", fields.0);
     }
 }
 
@@ -44,12 +57,10 @@ impl tracing::field::Visit for Fields {
     }
 }
 
-impl Log {
-    /// The statements that sqlx logged. (Its BEGIN is not among them, its COMMIT and ROLLBACK are.)
-    fn take_statements(&self) -> Vec<String> {
-        let log = std::mem::take(&mut *self.0.lock().unwrap());
-        log.into_iter().filter(|(target, _)| target == "sqlx::query").map(|(_, text)| text).collect()
-    }
+/// The statements that sqlx logged since the last time. (Its BEGIN is not among them, its COMMIT and ROLLBACK are.)
+fn take_statements() -> Vec<String> {
+    let log = LOG.take();
+    log.into_iter().filter(|(target, _)| target == "sqlx::query").map(|(_, text)| text).collect()
 }
 
 async fn wal_position(pool: &PgPool) -> String {
@@ -57,25 +68,24 @@ async fn wal_position(pool: &PgPool) -> String {
 }
 
 /// On one connection that is warmed up, so that nothing but the call itself is counted.
-async fn warm(db: &Database, log: &Log) -> Idempotency {
+async fn warm(db: &Database) -> Idempotency {
     let idempotency = Idempotency::new(db.pool_of(1));
     for n in 0..3 {
         let operation = Operation::new(scope(), key(&format!("warm-{}", n / 2)));
         idempotency.execute(&operation, async |_| Ok::<_, Error>(1)).await.unwrap();
     }
-    log.take_statements();
+    take_statements();
     idempotency
 }
 
 #[tokio::test]
 async fn fresh_is_two_statements_beyond_begin_and_commit() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    collect_logs();
     let db = Database::new().await;
-    let idempotency = warm(&db, &log).await;
+    let idempotency = warm(&db).await;
 
     idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
-    let statements = log.take_statements();
+    let statements = take_statements();
     assert_eq!(statements.len(), 3, "{statements:#?}");
     assert!(statements[0].contains("INSERT INTO pgonce.keys"), "{statements:#?}");
     assert!(statements[1].contains("UPDATE pgonce.keys"), "{statements:#?}");
@@ -84,17 +94,16 @@ async fn fresh_is_two_statements_beyond_begin_and_commit() {
     // The savepoint of a recorded failure is paid by those who ask for it.
     let recording = Operation::new(scope(), key("recording"));
     idempotency.execute_recording(&recording, async |_| Ok::<Result<u8, u8>, Error>(Ok(7))).await.unwrap();
-    let statements = log.take_statements();
+    let statements = take_statements();
     assert_eq!(statements.len(), 4, "{statements:#?}");
     assert!(statements[1].contains("SAVEPOINT"), "{statements:#?}");
 }
 
 #[tokio::test]
 async fn a_replay_is_two_statements_without_wal_without_row_lock() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    collect_logs();
     let db = Database::new().await;
-    let idempotency = warm(&db, &log).await;
+    let idempotency = warm(&db).await;
     idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
     // Hint bits and pruning of what the first call left; afterwards the table is at rest.
     for statement in ["VACUUM pgonce.keys", "CHECKPOINT"] {
@@ -103,16 +112,16 @@ async fn a_replay_is_two_statements_without_wal_without_row_lock() {
     let row =
         "SELECT xmin::text || ' ' || xmax::text || ' ' || ctid::text FROM pgonce.keys WHERE key = 'order-1'";
     let row_before: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
-    log.take_statements();
+    take_statements();
 
     // The position is the whole server's, and other tests write to it: one replay without WAL is proof enough, since
     // one that writes always writes.
     let mut quiet = false;
     for _ in 0..2000 {
         let before = wal_position(&db.pool).await;
-        log.take_statements();
+        take_statements();
         let outcome = idempotency.execute(&operation(), async |_| Ok::<_, Error>(0)).await.unwrap();
-        let statements = log.take_statements();
+        let statements = take_statements();
         assert_eq!(outcome, Outcome::Replayed(7));
         assert_eq!(statements.len(), 3, "{statements:#?}");
         assert!(statements[1].contains("LEFT JOIN pgonce.keys"), "{statements:#?}");
@@ -144,9 +153,8 @@ async fn a_replay_passes_a_row_that_somebody_has_locked() {
 
 #[tokio::test]
 async fn prepared_statements_stay_prepared_and_the_finish_is_a_hot_update() {
-    let log = Log::default();
     let db = Database::new().await;
-    let idempotency = warm(&db, &log).await;
+    let idempotency = warm(&db).await;
     for n in 0..20 {
         let operation = Operation::new(scope(), key(&format!("hot-{n}")));
         idempotency.execute(&operation, async |_| Ok::<_, Error>("x".repeat(300))).await.unwrap();
@@ -178,11 +186,10 @@ async fn prepared_statements_stay_prepared_and_the_finish_is_a_hot_update() {
 
 #[tokio::test]
 async fn logs_name_the_scope_and_a_hash_and_nothing_secret() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(log.clone()));
+    collect_logs();
     let db = Database::new().await;
     let idempotency = db.idempotency();
-    log.0.lock().unwrap().clear();
+    LOG.take();
     let operation = Operation::new(scope(), key("k-4242424242424242")).with_params("parameter-4242").unwrap();
     idempotency.execute(&operation, async |_| Ok::<_, Error>("result-4242".to_string())).await.unwrap();
     idempotency.execute(&operation, async |_| Ok::<_, Error>(String::new())).await.unwrap();
@@ -195,7 +202,7 @@ async fn logs_name_the_scope_and_a_hash_and_nothing_secret() {
         .await
         .unwrap();
 
-    let log = log.0.lock().unwrap();
+    let log = LOG.take();
     let ours: Vec<&str> = log
         .iter()
         .filter(|(target, _)| target.starts_with("pgonce"))

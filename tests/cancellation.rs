@@ -41,7 +41,7 @@ where
         completed = poll_at_most(call(idempotency.clone(), operation.clone()), polls).await.is_some();
 
         // The only slot of the pool comes back, and what comes back is in no transaction.
-        let mut conn = idempotency.pool().acquire().await.unwrap();
+        let conn = idempotency.pool().acquire().await.unwrap();
         assert!(!conn.is_in_transaction());
         drop(conn);
         db.wait_until_idle().await;

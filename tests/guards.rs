@@ -46,12 +46,12 @@ async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
     charge(conn, 42).await?;
     match deed {
         SwallowAnError => drop(conn.execute("SELECT 1 / 0").await),
-        Commit => drop(conn.execute("COMMIT").await?),
-        CommitAndChain => drop(conn.execute("COMMIT AND CHAIN").await?),
+        Commit => conn.execute("COMMIT").await.map(drop)?,
+        CommitAndChain => conn.execute("COMMIT AND CHAIN").await.map(drop)?,
         CommitSwallowed => drop(conn.execute("COMMIT").await),
-        SetConstraintsImmediate => drop(conn.execute("SET CONSTRAINTS ALL IMMEDIATE").await?),
-        Rollback => drop(conn.execute("ROLLBACK").await?),
-        RollbackAndBeginAgain => drop(conn.execute("ROLLBACK; BEGIN").await?),
+        SetConstraintsImmediate => conn.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop)?,
+        Rollback => conn.execute("ROLLBACK").await.map(drop)?,
+        RollbackAndBeginAgain => conn.execute("ROLLBACK; BEGIN").await.map(drop)?,
         BeginWith => drop(conn.begin_with("BEGIN").await),
         BeginOnAbortedSwallowed => {
             drop(conn.execute("SELECT 1 / 0").await);
@@ -59,7 +59,7 @@ async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
         }
         CancelNestedBegin => drop(conn.begin().now_or_never()),
         ForgetNested => std::mem::forget(conn.begin().await?),
-        RawBegin => drop(conn.execute("BEGIN").await?),
+        RawBegin => conn.execute("BEGIN").await.map(drop)?,
     }
     Ok(())
 }

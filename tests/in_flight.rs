@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgonce::{Error, ErrorKind, Idempotency, InFlight, Isolation, Operation, Outcome};
+use pgonce::{ClosureError, Error, ErrorKind, Idempotency, InFlight, Isolation, Operation, Outcome};
 use support::{Database, charge, key, operation, scope};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::JoinSet;
@@ -205,6 +205,23 @@ async fn the_total_wait_is_bounded() {
 }
 
 #[tokio::test]
+async fn the_policy_of_the_operation_comes_before_the_general_one() {
+    let db = Database::new().await;
+    let first = running(db.idempotency(), operation()).await;
+    let hour = InFlight::Wait(Duration::from_secs(3600));
+    let rejects = operation().with_in_flight(InFlight::Reject);
+    let error = db.idempotency().with_in_flight(hour).execute(&rejects, must_not_run).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InFlight);
+    let waits = tokio::spawn({
+        let idempotency = db.idempotency();
+        async move { idempotency.execute(&operation().with_in_flight(hour), must_not_run).await }
+    });
+    first.go_on.send(Ok(())).unwrap();
+    first.call.await.unwrap().unwrap();
+    assert!(waits.await.unwrap().unwrap().is_replayed());
+}
+
+#[tokio::test]
 async fn the_wait_is_bounded_when_the_pool_is_exhausted_too() {
     let db = Database::new().await;
     let first = running(db.idempotency(), operation()).await;
@@ -260,7 +277,7 @@ async fn a_killed_backend_frees_the_key_at_once() {
     assert!(!retry.is_replayed());
     first.go_on.send(Ok(())).unwrap();
     let error = first.call.await.unwrap().unwrap_err();
-    let error = error.downcast_ref::<Error>().expect("pgonce's error");
+    let error = error.pgonce_error().expect("pgonce's error");
     assert_eq!(error.kind(), ErrorKind::Database, "{error}");
     assert!(error.is_retryable(), "{error}");
     db.assert_charged_once().await;

@@ -1,0 +1,52 @@
+//! The README's code compiles and is this code.
+#![allow(dead_code, reason = "compiling is the test")]
+
+use sqlx::PgConnection;
+
+#[derive(serde::Serialize)]
+struct ChargeRequest {
+    amount: i64,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Receipt {
+    id: i64,
+}
+
+async fn charge(_: &mut PgConnection, request: &ChargeRequest) -> Result<Receipt, Error> {
+    Ok(Receipt { id: request.amount })
+}
+
+// README begins
+#[rustfmt::skip]
+use pgonce::{Error, Idempotency, IdempotencyKey, Operation, Scope};
+
+#[rustfmt::skip]
+async fn post_charge(idempotency: &Idempotency, key: &str, request: ChargeRequest) -> Result<Receipt, Error> {
+    let operation = Operation::new(Scope::new("acct_42/charges")?, IdempotencyKey::try_from(key)?)
+        .with_params(&request)?;
+
+    let outcome = idempotency.execute(&operation, async |conn| charge(conn, &request).await).await?;
+
+    Ok(outcome.into_inner()) // the same receipt for the first call and for every retry
+}
+// README ends
+
+#[test]
+fn the_readme_shows_the_code_above() {
+    let here = include_str!("readme.rs");
+    let code = here.split("// README begins\n").nth(1).unwrap().split("// README ends").next().unwrap();
+    let code = code.replace("#[rustfmt::skip]\n", "");
+    assert!(
+        include_str!("../README.md").contains(&format!("```rust\n{code}```")),
+        "README.md differs from\n{code}"
+    );
+}
+
+#[test]
+fn the_readme_opens_with_the_two_commands() {
+    let readme = include_str!("../README.md");
+    let example = readme.find("\ncargo run --example payment\n").unwrap();
+    let tests = readme.find("\ncargo test --all-features\n").unwrap();
+    assert!(example < tests && tests < readme.find("## Use").unwrap());
+}

@@ -126,7 +126,10 @@ impl Claimed {
     /// Stores the encoded result and commits, or rolls back when there is none.
     pub(crate) async fn conclude(mut self, result: Result<(State, Vec<u8>), Error>) -> Result<(), Error> {
         let stored = match result {
-            Ok((state, result)) => self.store(state, &result).await,
+            Ok((state, result)) => {
+                debug!(state = state.as_str(), size = result.len(), "storing the result");
+                self.store(state, &result).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
@@ -139,7 +142,7 @@ impl Claimed {
             return Ok(());
         };
         if !leaves_commit_unknown(&error) {
-            return Err(Error::of_statement(error));
+            return Err(Error::from(error));
         }
         warn!("the answer to COMMIT was lost");
         let Owner { scope, key, .. } = self.owner;

@@ -10,6 +10,10 @@ use crate::{IdempotencyKey, Scope};
 /// The foreign key that refuses to commit a pending row; see `migrations/`.
 pub(crate) const GUARD: &str = "keys_finished_before_commit";
 
+const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
+    `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
+    made by `Idempotency::connect`";
+
 /// Everything that pgonce's calls can fail with.
 ///
 /// Whatever the error: nothing of the failed call is committed, unless it is
@@ -216,6 +220,13 @@ impl Error {
         Self::AtomicityViolation { reason: reason.into(), source }
     }
 
+    /// An error of BEGIN. A standby refuses READ WRITE with 0A000, feature_not_supported.
+    pub(crate) fn of_begin(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        let hint = (code.as_deref() == Some("0A000")).then_some(READ_ONLY);
+        Self::Database { source: error, hint }
+    }
+
     /// An error of one of pgonce's own statements.
     pub(crate) fn of_statement(error: sqlx::Error) -> Self {
         let Some(code) = error.as_database_error().and_then(DatabaseError::code) else {
@@ -238,12 +249,8 @@ impl Error {
                 "the role lacks a grant: `pgonce::verify(&pool)` lists it, and the documentation of \
                  `pgonce::migrate` has the GRANT statements",
             ),
-            // read_only_sql_transaction; feature_not_supported: READ WRITE on a standby
-            "25006" | "0A000" => Some(
-                "this connection is read-only: connect to the primary, and do not set \
-                 `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of \
-                 pgonce's transactions is made by `Idempotency::connect`",
-            ),
+            // read_only_sql_transaction
+            "25006" => Some(READ_ONLY),
             _ => None,
         };
         Self::Database { source: error, hint }

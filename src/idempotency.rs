@@ -157,7 +157,8 @@ impl Idempotency {
         &self.pool
     }
 
-    /// Reads what is stored for a live key, without claiming it. None for an unknown or an expired key, and for one
+    /// Reads what is stored for a live key, without claiming it and in no transaction of its own: the next moment may
+    /// be different. None for an unknown or an expired key, and for one
     /// whose first execution is still running.
     ///
     /// # Errors
@@ -183,6 +184,6 @@ impl Idempotency {
             (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE",
             (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
         };
-        Transaction::begin(conn, statement).await.map_err(Error::of_statement)
+        Transaction::begin(conn, statement).await.map_err(Error::of_begin)
     }
 }

@@ -16,7 +16,7 @@ impl Idempotency {
         let conn = self.pool().acquire().await?;
         let mut transaction = self.begin(conn, Isolation::ReadCommitted).await?;
         let purged = sql::purge(transaction.connection(), limit).await?;
-        transaction.commit().await.map_err(Error::of_statement)?;
+        transaction.commit().await?;
         tracing::debug!(purged, "purged expired idempotency keys");
         Ok(purged)
     }

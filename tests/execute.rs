@@ -66,6 +66,21 @@ async fn a_replayed_result_is_equal_and_stored_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn floats_are_replayed_to_the_last_bit() {
+    let db = Database::new().await;
+    // Every 2^54th bit pattern, and a few that are known to be hard to read.
+    let hard = [5e-324, 2.2250738585072011e-308, 1.7976931348623157e308, 9007199254740993.0, 0.1 + 0.2, -0.0];
+    let patterns = (0..1024_u64).map(|n| f64::from_bits((n << 54) | 0x000f_edcb_a987_6543));
+    let floats: Vec<f64> = patterns.chain(hard).filter(|float| float.is_finite()).collect();
+    let first =
+        db.idempotency().execute(&operation(), async |_| Ok::<_, Error>(floats.clone())).await.unwrap();
+    let again = db.idempotency().execute(&operation(), async |_| Ok::<_, Error>(vec![])).await.unwrap();
+    assert!(!first.is_replayed() && again.is_replayed());
+    let bits = |floats: &[f64]| floats.iter().map(|float| float.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&again.into_inner()), bits(&floats));
+}
+
+#[tokio::test]
 async fn an_operation_without_a_result_replays_too() {
     let db = Database::new().await;
     for replayed in [false, true] {

@@ -133,9 +133,7 @@ impl Claimed {
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
-            // The connection may survive it.
-            self.transaction.rollback().await;
-            return Err(error);
+            return Err(self.abandon().await.err().unwrap_or(error));
         }
         let Err(error) = self.transaction.commit().await else {
             debug!("committed the writes, the key and the result");

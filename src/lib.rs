@@ -156,7 +156,18 @@
 //!
 //! [`Idempotency::new`] takes your pool. It must lead to the primary. A closure that leaves its transaction, by a `ROLLBACK` of its
 //! own for example, is detected and reported, but what it wrote after that is committed already. [`Idempotency::connect`] opens a
-//! **hardened** pool, whose connections cannot write outside of pgonce's transactions.
+//! **hardened** pool, whose connections cannot write outside of pgonce's transactions. It is a second pool, then, beside the
+//! application's own:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = std::env::var("DATABASE_URL")?;
+//! let pool = sqlx::PgPool::connect(&url).await?; // for everything else
+//! pgonce::migrate(&pool).await?;
+//! let idempotency = pgonce::Idempotency::connect(url.parse()?).await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! A connection whose transaction did not end in an orderly way (a panic, a dropped future) is closed, never reused. If a statement
 //! was running on it, the server goes on with it until it ends, and the key is in flight so long; a hardened pool makes the server

@@ -2,7 +2,8 @@
 
 /// What a call did: ran the closure and committed, or returned the result of an earlier run.
 ///
-/// Both carry the result, so most callers only need [`into_inner`](Self::into_inner).
+/// Both carry the result, so most callers only need [`into_inner`](Self::into_inner). A recorded failure is a result too:
+/// `Executed(Err(declined))` means that the closure ran now, and that its "declined" is committed.
 ///
 /// What `Executed` holds is the closure's own value; what `Replayed` holds has been through serde. For a type
 /// where the two differ (a skipped field, a float that is not a number) that is the type's mistake.

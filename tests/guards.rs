@@ -169,6 +169,21 @@ async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
 }
 
 #[tokio::test]
+async fn an_escape_is_reported_even_if_the_result_cannot_be_stored() {
+    let db = Database::new().await;
+    let error = db
+        .idempotency()
+        .execute(&operation(), async |conn| {
+            commit_deed(conn, Rollback).await?;
+            write_on(conn).await?;
+            Ok::<_, Error>("x".repeat(300 * 1024))
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{error}");
+}
+
+#[tokio::test]
 async fn a_write_refused_after_an_escape_is_reported_as_the_escape() {
     let db = Database::new().await;
     let error = hardened(&db)

@@ -57,7 +57,8 @@ async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
             drop(conn.execute("SELECT 1 / 0").await);
             drop(conn.begin().await);
         }
-        CancelNestedBegin => drop(conn.begin().now_or_never()),
+        // Until it is dropped while it waits for its answer.
+        CancelNestedBegin => while conn.begin().now_or_never().is_some() {},
         ForgetNested => std::mem::forget(conn.begin().await?),
         RawBegin => conn.execute("BEGIN").await.map(drop)?,
     }

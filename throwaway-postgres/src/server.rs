@@ -1,0 +1,126 @@
+use std::fmt;
+use std::fs::File;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind};
+use crate::folder::Folder;
+use crate::keeper::Keeper;
+use crate::origin::Origin;
+use crate::{start, url};
+
+/// A running PostgreSQL server, for as long as this value lives.
+///
+/// A private server is gone, with its folder, when `drop` returns. When the process ends without
+/// a drop ([`std::process::exit`], an abort, SIGKILL) it is gone shortly after. A shared one goes one
+/// or two seconds after its last user.
+pub struct Server {
+    url: String,
+    origin: Origin,
+    hold: Hold,
+}
+
+/// What keeps the server alive.
+pub(crate) enum Hold {
+    /// Somebody else.
+    External,
+    /// Its keeper, until it is dropped.
+    Private(Option<Keeper>, Folder),
+    /// The open door. Never read: it is enough that it is open.
+    Shared { _door: File },
+}
+
+impl Server {
+    pub(crate) fn new(url: String, origin: Origin, hold: Hold) -> Self {
+        Self { url, origin, hold }
+    }
+
+    /// The URL of the database `postgres`, or `DATABASE_URL` as it is. It begins with
+    /// `postgres://user:password@127.0.0.1:port/` unless it is from `DATABASE_URL`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL of another database of the same server, with the query parameters of
+    /// [`url`](Self::url). The database does not have to exist.
+    pub fn url_of(&self, database: &str) -> String {
+        url::with_database(&self.url, database)
+    }
+
+    /// Whether the server is the one in `DATABASE_URL`, which was not started here and will not
+    /// be stopped here.
+    pub fn is_external(&self) -> bool {
+        matches!(self.hold, Hold::External)
+    }
+
+    /// Where the server comes from, for messages.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Ends a private server at once, without a checkpoint, as a crash would. Its clients lose
+    /// their connections. Returns when the server is gone.
+    ///
+    /// What was committed is there after [`start_again`](Self::start_again) if the server was
+    /// started with [`Settings::durable`](crate::Settings::durable).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external.
+    pub fn stop_immediately(&mut self) -> Result<(), Error> {
+        let (keeper, folder) = self.own()?;
+        keeper.tell("crash")?;
+        let begin = Instant::now();
+        while !folder.has_ended() {
+            keeper.state()?;
+            if begin.elapsed() > Duration::from_secs(30) {
+                return Err(Error::new(ErrorKind::Failed, "the server does not stop"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Starts the server again after [`stop_immediately`](Self::stop_immediately): the same
+    /// data, the same port, the same password. Returns when it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external; [`ErrorKind::Failed`] when
+    /// it has not been stopped, or does not start.
+    pub fn start_again(&mut self) -> Result<(), Error> {
+        let (keeper, folder) = self.own()?;
+        if !folder.has_ended() {
+            return Err(Error::new(ErrorKind::Failed, "the server has not been stopped"));
+        }
+        folder.expect_another_run();
+        keeper.tell("start")?;
+        start::wait_until_ready(keeper, folder, Duration::from_secs(60)).map(drop)
+    }
+
+    fn own(&mut self) -> Result<(&mut Keeper, &mut Folder), Error> {
+        match &mut self.hold {
+            Hold::Private(Some(keeper), folder) => Ok((keeper, folder)),
+            _ => {
+                Err(Error::new(ErrorKind::NotOurs, "only a private server can be stopped and started again"))
+            }
+        }
+    }
+}
+
+/// Without the URL: there is a password in it.
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Hold::Private(keeper, _) = &mut self.hold
+            && let Some(keeper) = keeper.take()
+        {
+            keeper.finish();
+        }
+    }
+}

@@ -46,9 +46,9 @@ RETURNING pg_current_xact_id()::text";
 /// Stores the result: exactly one row, as long as we are in the transaction that claimed.
 const FINISH: &str = "\
 UPDATE pgonce.keys
-SET state = $5, unfinished = NULL, result = $6, result_format = 'json', transaction_id = pg_current_xact_id(),
+SET state = $4, unfinished = NULL, result = $5, result_format = 'json', transaction_id = pg_current_xact_id(),
     completed_at = clock_timestamp()
-WHERE scope = $1 AND key = $2 AND attempt = $3 AND state = 'pending' AND pg_current_xact_id() = $4::xid8";
+WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_current_xact_id() = $3::xid8";
 
 /// Whether we are still in the transaction that claimed.
 const STILL_INSIDE: &str = "SELECT coalesce(pg_current_xact_id_if_assigned() = $1::xid8, false)";
@@ -58,17 +58,16 @@ SELECT scope, key, fingerprint, state, result, attempt, created_at, completed_at
 FROM pgonce.keys
 WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > clock_timestamp())";
 
-/// Skips what a takeover has locked, and checks again under the lock.
+/// Skips what a takeover has locked. FOR UPDATE checks the condition again on what it locks.
 const PURGE: &str = "\
-DELETE FROM pgonce.keys
-WHERE (scope, key) IN (
+WITH expired AS MATERIALIZED (
     SELECT scope, key FROM pgonce.keys
     WHERE expires_at <= clock_timestamp() AND state <> 'pending'
     ORDER BY expires_at
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
-AND expires_at <= clock_timestamp() AND state <> 'pending'";
+DELETE FROM pgonce.keys USING expired WHERE keys.scope = expired.scope AND keys.key = expired.key";
 
 /// One row for everything that is missing: the problem and its remedy. Only reads the catalogs, which everyone may.
 pub(crate) const VERIFY: &str = "\
@@ -238,7 +237,6 @@ pub(crate) async fn finish(
     let done = sqlx::query(FINISH)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
-        .bind(owner.attempt)
         .bind(&owner.transaction_id)
         .bind(state.as_str())
         .bind(result)

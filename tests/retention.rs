@@ -190,6 +190,37 @@ async fn the_purge_skips_a_key_that_is_being_taken_over() {
 }
 
 #[tokio::test]
+async fn a_takeover_that_comes_too_late_replays() {
+    // Between the look that finds the row expired and the UPDATE that takes it over, the row has become live again.
+    let db = Database::new().await;
+    db.idempotency().execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    expire_all(&db).await;
+
+    let (reached, mut is_reached) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, told) = tokio::sync::watch::channel(false);
+    let pool = db
+        .gated_pool("SET fingerprint = $3", move || {
+            let (reached, mut told) = (reached.clone(), told.clone());
+            async move {
+                reached.send(()).unwrap();
+                told.wait_for(|go_on| *go_on).await.unwrap();
+            }
+        })
+        .await;
+    let late = tokio::spawn(async move {
+        Idempotency::new(pool).execute(&operation(), async |conn| charge(conn, 42).await).await
+    });
+    is_reached.recv().await.unwrap();
+    sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = clock_timestamp() + interval '1 hour'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    go_on.send(true).unwrap();
+    assert!(late.await.unwrap().unwrap().is_replayed());
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
 async fn a_key_that_vanishes_under_a_claim_is_claimed_again() {
     // The claim sees the row, the row is purged, the claim looks: it must start over, not fail and not replay.
     let db = Database::new().await;

@@ -8,7 +8,7 @@ use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use throwaway_postgres::Server;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
 /// One server for all test binaries; it ends with the last process that uses it.
@@ -70,13 +70,36 @@ impl Database {
     /// A pool of one connection, through a forwarder on the test's own runtime. On a single-threaded runtime an answer
     /// can only arrive while the test awaits it, so every statement is an await point, each time.
     pub async fn forwarded_pool(&self) -> PgPool {
+        self.gated_pool("no statement has this text", async || {}).await
+    }
+
+    /// Like `forwarded_pool`, with a gate: a message of the client that contains the text is held up by the future.
+    pub async fn gated_pool<G, F>(&self, text: &'static str, gate: G) -> PgPool
+    where
+        G: Fn() -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
         let server = (self.options().get_host().to_owned(), self.options().get_port());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut server = TcpStream::connect(server.clone()).await.expect("connect to the server");
-                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(server.clone()).await.expect("connect to the server");
+                let gate = gate.clone();
+                tokio::spawn(async move {
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+                    let mut buffer = vec![0; 64 * 1024];
+                    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+                        if buffer[..length].windows(text.len()).any(|window| window == text.as_bytes()) {
+                            gate().await;
+                        }
+                        if to_server.write_all(&buffer[..length]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
             }
         });
         let options = self.options().host("127.0.0.1").port(port);

@@ -4,6 +4,7 @@ mod support;
 
 use std::cell::RefCell;
 use std::sync::Once;
+use std::time::Duration;
 
 use pgonce::{Error, Idempotency, Operation, Outcome};
 use sqlx::PgPool;
@@ -143,11 +144,10 @@ async fn a_replay_passes_a_row_that_somebody_has_locked() {
     idempotency.execute(&operation(), async |_| Ok::<_, Error>(7)).await.unwrap();
     let mut transaction = db.pool.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM pgonce.keys FOR UPDATE").execute(&mut *transaction).await.unwrap();
-    // If it needed the lock it would wait for ever.
-    assert_eq!(
-        idempotency.execute(&operation(), async |_| Ok::<_, Error>(0)).await.unwrap(),
-        Outcome::Replayed(7)
-    );
+    let operation = operation();
+    let call = idempotency.execute(&operation, async |_| Ok::<_, Error>(0));
+    let outcome = tokio::time::timeout(Duration::from_secs(60), call).await.expect("it waits for the lock");
+    assert_eq!(outcome.unwrap(), Outcome::Replayed(7));
     transaction.rollback().await.unwrap();
 }
 

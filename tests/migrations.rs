@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use pgonce::{Error, ErrorKind, Idempotency};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -122,7 +124,8 @@ async fn a_migration_that_was_edited_is_refused_and_no_lock_stays() {
     run(&db.pool, "UPDATE pgonce._sqlx_migrations SET checksum = '\\x00'").await;
     for _ in 0..2 {
         // A second time: the first one's session, which holds the migrator's lock, must be gone.
-        let error = pgonce::migrate(&db.pool).await.unwrap_err();
+        let migrate = tokio::time::timeout(Duration::from_secs(60), pgonce::migrate(&db.pool));
+        let error = migrate.await.expect("it waits for a lock").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Database);
         assert!(error.to_string().contains("newest"), "{error}");
     }

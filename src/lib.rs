@@ -28,13 +28,17 @@
 //! struct Receipt { charge: i64 }
 //!
 //! /// An ordinary function: it writes through the connection that it is given.
-//! async fn charge(conn: &mut PgConnection, request: &ChargeRequest) -> Result<Receipt, pgonce::Error> {
+//! async fn charge(
+//!     conn: &mut PgConnection,
+//!     request: &ChargeRequest,
+//! ) -> Result<Receipt, pgonce::Error> {
 //!     sqlx::query("UPDATE accounts SET balance = balance - $2 WHERE id = $1")
 //!         .bind(request.account)
 //!         .bind(request.amount)
 //!         .execute(&mut *conn)
 //!         .await?;
-//!     let charge = sqlx::query_scalar("INSERT INTO charges (account, amount) VALUES ($1, $2) RETURNING id")
+//!     let insert = "INSERT INTO charges (account, amount) VALUES ($1, $2) RETURNING id";
+//!     let charge = sqlx::query_scalar(insert)
 //!         .bind(request.account)
 //!         .bind(request.amount)
 //!         .fetch_one(conn)
@@ -42,10 +46,17 @@
 //!     Ok(Receipt { charge })
 //! }
 //!
-//! async fn handler(idempotency: &Idempotency, key: &str, request: ChargeRequest) -> Result<Receipt, pgonce::Error> {
-//!     let operation = Operation::new(Scope::new("acct_42/charges")?, IdempotencyKey::try_from(key)?)
-//!         .with_params(&request)?;
-//!     let outcome = idempotency.execute(&operation, async |conn| charge(conn, &request).await).await?;
+//! async fn handler(
+//!     idempotency: &Idempotency,
+//!     key: &str,
+//!     request: ChargeRequest,
+//! ) -> Result<Receipt, pgonce::Error> {
+//!     let scope = Scope::new("acct_42/charges")?;
+//!     let operation =
+//!         Operation::new(scope, IdempotencyKey::try_from(key)?).with_params(&request)?;
+//!     let outcome = idempotency
+//!         .execute(&operation, async |conn| charge(conn, &request).await)
+//!         .await?;
 //!     Ok(outcome.into_inner())
 //! }
 //! ```

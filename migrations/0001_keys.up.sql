@@ -60,12 +60,17 @@ SELECT
     scope,
     key,
     state,
-    CASE WHEN result_format = 'json' THEN convert_from(result, 'UTF8') END AS result,
-    expires_at <= clock_timestamp() AS expired,
+    CASE
+        WHEN result_format <> 'json' THEN NULL
+        WHEN pg_catalog.getdatabaseencoding() = 'UTF8' THEN pg_catalog.convert_from(result, 'UTF8')
+        -- The database may not have the characters.
+        ELSE pg_catalog.encode(result, 'escape')
+    END AS result,
+    expires_at <= pg_catalog.clock_timestamp() AS expired,
     created_at,
     completed_at,
     expires_at,
-    encode(fingerprint, 'hex') AS fingerprint,
+    pg_catalog.encode(fingerprint, 'hex') AS fingerprint,
     attempt,
     transaction_id
 FROM pgonce.keys;

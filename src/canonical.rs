@@ -9,14 +9,13 @@
 //! | integer | `i`, 16 bytes (two's complement); above `i128::MAX` `u`, 16 bytes |
 //! | float | `d`, the 8 bytes of the `f64` |
 //! | a number that an `f64` would round | `D`, length, sign, digits, `e`, exponent |
-//! | string, bytes | `s` or `b`, length, bytes |
+//! | string, bytes, raw JSON text | `s`, `b` or `r`, length, bytes |
 //! | array | `a`, elements, `.` |
 //! | map | `m`, entries sorted by their encoded key, `.`; equal keys stay in their order |
 //!
 //! Lengths and numbers are big-endian, lengths have 8 bytes.
 
 mod number;
-mod read;
 mod write;
 
 use std::fmt;

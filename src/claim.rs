@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::PgConnection;
-use tracing::{Instrument, debug, warn};
+use tracing::{Instrument, Span, debug, warn};
 
 use crate::error::leaves_commit_unknown;
 use crate::record::{Record, State, encode_any};
 use crate::run::span;
-use crate::sql::{self, Found, Owner};
+use crate::sql::{self, Found, Owner, Savepoint};
 use crate::transaction::{self, Transaction};
 use crate::{Error, Idempotency, Operation};
 
@@ -69,11 +69,14 @@ pub struct Claimed {
     transaction: Transaction,
     owner: Owner,
     max_result_size: usize,
+    /// Set when a failure may be recorded.
+    savepoint: Option<Savepoint>,
+    span: Span,
 }
 
 impl Claimed {
     pub(crate) fn new(transaction: Transaction, owner: Owner, max_result_size: usize) -> Self {
-        Self { transaction, owner, max_result_size }
+        Self { transaction, owner, max_result_size, savepoint: None, span: Span::current() }
     }
 
     /// Commits the business writes, the key and this result together.
@@ -102,15 +105,14 @@ impl Claimed {
     ///
     /// [`Database`](crate::ErrorKind::Database); the claim is released.
     pub async fn recording(mut self) -> Result<RecordingClaim, Error> {
-        self.savepoint().await?;
+        self.recorded_from_here().await?;
         Ok(RecordingClaim(self))
     }
 
     /// Undoes everything: the business writes are gone and the key is free. The same as dropping the claim, except
     /// that the connection goes back to the pool.
     pub async fn release(self) {
-        self.transaction.rollback().await;
-        debug!("released the key");
+        let _ = self.abandon().await;
     }
 
     /// The connection, inside of the transaction.
@@ -118,62 +120,75 @@ impl Claimed {
         self.transaction.connection()
     }
 
-    /// The point to which a recorded failure undoes the business writes.
-    pub(crate) async fn savepoint(&mut self) -> Result<(), Error> {
-        sql::savepoint(self.transaction.connection()).await.map_err(Error::of_statement)
+    /// Sets the point to which a recorded failure undoes the business writes.
+    pub(crate) async fn recorded_from_here(&mut self) -> Result<(), Error> {
+        self.savepoint = Some(Savepoint::set(self.transaction.connection()).await?);
+        Ok(())
     }
 
     /// Stores the encoded result and commits, or rolls back when there is none.
     pub(crate) async fn conclude(mut self, result: Result<(State, Vec<u8>), Error>) -> Result<(), Error> {
-        let stored = match result {
-            Ok((state, result)) => {
-                debug!(state = state.as_str(), size = result.len(), "storing the result");
-                self.store(state, &result).await
+        let span = self.span.clone();
+        async {
+            let stored = match result {
+                Ok((state, result)) => {
+                    debug!(state = state.as_str(), size = result.len(), "storing the result");
+                    self.store(state, &result).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = stored {
+                return Err(self.abandon().await.err().unwrap_or(error));
             }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            return Err(self.abandon().await.err().unwrap_or(error));
+            let Err(error) = self.transaction.commit().await else {
+                debug!("committed the writes, the key and the result");
+                return Ok(());
+            };
+            if !leaves_commit_unknown(&error) {
+                return Err(Error::of_commit(error));
+            }
+            warn!("the answer to COMMIT was lost");
+            let Owner { scope, key, .. } = self.owner;
+            Err(Error::CommitUnknown { scope, key, source: error })
         }
-        let Err(error) = self.transaction.commit().await else {
-            debug!("committed the writes, the key and the result");
-            return Ok(());
-        };
-        if !leaves_commit_unknown(&error) {
-            return Err(Error::from(error));
-        }
-        warn!("the answer to COMMIT was lost");
-        let Owner { scope, key, .. } = self.owner;
-        Err(Error::CommitUnknown { scope, key, source: error })
+        .instrument(span)
+        .await
     }
 
     async fn store(&mut self, state: State, result: &[u8]) -> Result<(), Error> {
         let conn = self.transaction.connection();
-        if state == State::Failed {
-            // Savepoints that the closure left open are undone with ours.
-            let undone = match transaction::rollback_to_depth(conn, 1).await {
-                Ok(()) => sql::rollback_to_savepoint(conn).await,
-                Err(error) => Err(error),
-            };
-            undone.map_err(|error| left_the_transaction(Some(error)))?;
+        if let (State::Failed, Some(savepoint)) = (state, self.savepoint) {
+            // Nested transactions that the closure left open are undone with it.
+            transaction::rollback_to_depth(conn, 1).await.map_err(Error::of_statement)?;
+            savepoint.undo(conn).await?;
         }
-        if transaction::depth(conn) != 1 {
-            return Err(depth_violation(transaction::depth(conn), 1));
-        }
-        finish(conn, &self.owner, state, result).await
+        finish(conn, &self.owner, 1, state, result).await
     }
 
     /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it
     /// wrote after that may be committed, and the caller must hear of it.
     pub(crate) async fn abandon(mut self) -> Result<(), Error> {
-        let conn = self.transaction.connection();
-        // A statement that fails means an aborted transaction or a dead connection: still inside, or nothing left.
-        let inside =
-            transaction::depth(conn) > 0 && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
-        self.release().await;
-        if inside { Ok(()) } else { Err(left_the_transaction(None)) }
+        let span = self.span.clone();
+        let undo = async move {
+            let conn = self.transaction.connection();
+            // A statement that fails means an aborted transaction or a dead connection: still inside, or nothing left.
+            let inside =
+                transaction::depth(conn) > 0 && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
+            self.transaction.rollback().await;
+            debug!("released the key");
+            inside
+        };
+        // The work may have given up on a statement that is still running, and the answer comes after it: then the
+        // connection is dropped, which closes it.
+        match tokio::time::timeout(ORDERLY_END, undo).instrument(span).await {
+            Ok(false) => Err(Error::left_the_transaction(None)),
+            Ok(true) | Err(_) => Ok(()),
+        }
     }
 }
+
+/// How long a transaction that is given up may take to end in an orderly way.
+const ORDERLY_END: Duration = Duration::from_secs(2);
 
 impl Deref for Claimed {
     type Target = PgConnection;
@@ -246,22 +261,21 @@ pub(crate) enum Attempt {
     InFlight,
 }
 
-/// Tries to claim, once, inside of the open transaction on this connection. Never waits for another claim.
+/// Tries to claim, once, inside of the open transaction on this connection.
 pub(crate) async fn claim(
     conn: &mut PgConnection,
     operation: &Operation,
     retention: Duration,
 ) -> Result<Attempt, Error> {
-    // Each further round needs another transaction to have finished or removed the row in between.
-    loop {
+    // A second round needs another transaction to have finished or removed the row in between.
+    for _ in 0..MAX_ROUNDS {
         if let Some(owner) = sql::claim(conn, operation, retention).await? {
             return Ok(Attempt::Claimed(owner));
         }
         match sql::look(conn, operation).await? {
-            Found::Live(record) if record.state == State::Pending => {
-                return Err(visible_pending(&record));
-            }
+            Found::Live(record) if record.state == State::Pending => return Err(visible_pending(&record)),
             Found::Live(record) if record.fingerprint != *operation.fingerprint() => {
+                debug!("the key was used with other parameters");
                 return Err(operation.mismatch_error());
             }
             Found::Live(record) => return Ok(Attempt::Replayed(record)),
@@ -274,54 +288,46 @@ pub(crate) async fn claim(
             }
         }
     }
+    Err(Error::atomicity(
+        "a row of pgonce.keys can neither be inserted nor be seen: a trigger, a rule or row-level security on that table \
+         is in the way; see `pgonce::verify`. Nothing was run",
+        None,
+    ))
 }
 
-/// Stores the result, as the last statement before COMMIT. Proves that the transaction is alive and still the one
-/// that claimed.
+/// Far more than a purge and takeovers can cause by chance.
+const MAX_ROUNDS: u32 = 100;
+
+/// Stores the result, as the last statement before COMMIT (or before the end of the caller's savepoint). Proves that
+/// the transaction is alive, still the one that claimed, and as deep as it was.
 pub(crate) async fn finish(
     conn: &mut PgConnection,
     owner: &Owner,
+    depth: usize,
     state: State,
     result: &[u8],
 ) -> Result<(), Error> {
-    match sql::finish(conn, owner, state, result).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(left_the_transaction(None)),
-        Err(error) => {
-            Err(match error.as_database_error().and_then(|error| error.code()).as_deref() {
-                // in_failed_sql_transaction
-                Some("25P02") => Error::atomicity(
-                    "a statement in the closure failed and the closure went on as if it had not, so nothing of the \
-                 transaction can be committed; return the error, or put what may fail into a nested `begin()`",
-                    Some(error),
-                ),
-                // read_only_sql_transaction: on a hardened pool, outside of our transaction
-                Some("25006") => left_the_transaction(Some(error)),
-                _ => Error::of_statement(error),
-            })
-        }
-    }
-}
-
-pub(crate) fn depth_violation(found: usize, expected: usize) -> Error {
-    if found > expected {
-        return Error::atomicity(
+    if transaction::depth(conn) > depth {
+        return Err(Error::atomicity(
             "the closure opened a nested transaction and neither committed nor dropped it (`mem::forget`?); nothing \
              was committed",
             None,
-        );
+        ));
     }
-    left_the_transaction(None)
-}
-
-pub(crate) fn left_the_transaction(source: Option<sqlx::Error>) -> Error {
-    Error::atomicity(
-        "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` inside of it, or a \
-         failed or cancelled nested `begin()` whose error was swallowed. The key is not committed; what the closure \
-         wrote afterwards is, unless the pool is hardened (`Idempotency::connect`). Leave BEGIN, COMMIT and ROLLBACK \
-         to pgonce",
-        source,
-    )
+    if transaction::depth(conn) < depth {
+        return Err(Error::left_the_transaction(None));
+    }
+    match sql::finish(conn, owner, state, result).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::left_the_transaction(None)),
+        // read_only_sql_transaction: on a hardened pool, outside of our transaction.
+        Err(error)
+            if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("25006") =>
+        {
+            Err(Error::left_the_transaction(Some(error)))
+        }
+        Err(error) => Err(Error::of_statement(error)),
+    }
 }
 
 fn visible_pending(record: &Record) -> Error {

@@ -6,6 +6,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::Error;
+use crate::error::is_conflict;
 
 /// An async closure whose future can be named, and so be required to be [`Send`].
 ///
@@ -28,6 +29,8 @@ where
 }
 
 /// The error type of a closure: pgonce's own errors become part of it, and pgonce can look into it.
+///
+/// To ask which of pgonce's errors it is, match on the variant, or `error.downcast_ref::<pgonce::Error>()` with `anyhow`.
 ///
 /// Nothing has to be written for [`pgonce::Error`](Error), for `anyhow::Error`, for `eyre::Report` and for
 /// everything else that is `AsRef<dyn std::error::Error + Send + Sync>`. An enum of one's own needs a variant for
@@ -60,10 +63,11 @@ pub trait ClosureError: From<Error> + Send {
     /// This error as the start of a chain of sources, at the end of which a [`sqlx::Error`] may be found.
     fn as_error(&self) -> &(dyn StdError + 'static);
 
-    /// The pgonce error inside of this one, if there is one: to ask for its
-    /// [`kind`](Error::kind), and whether the call [may be made again](Error::is_retryable).
-    fn pgonce_error(&self) -> Option<&Error> {
-        chain(self.as_error()).find_map(|error| error.downcast_ref())
+    /// Whether this is a serialization failure or a deadlock: nothing is wrong but the moment, and the remedy is to run
+    /// again. `execute` does so by itself; after [`execute_once`](crate::Idempotency::execute_once) and
+    /// [`execute_in`](crate::Idempotency::execute_in) it is the caller's to do.
+    fn is_conflict(&self) -> bool {
+        database_error(self.as_error()).is_some_and(is_conflict)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::closure::database_error;
 use crate::{IdempotencyKey, Scope};
 
 /// The foreign key that refuses to commit a pending row; see `migrations/`.
@@ -12,7 +12,23 @@ pub(crate) const GUARD: &str = "keys_finished_before_commit";
 
 const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
     `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
-    made by `Idempotency::connect`";
+    made by `Idempotency::connect`, and transactions on it by `Idempotency::begin`";
+const GRANTS: &str = "the role lacks a grant: `pgonce::verify(&pool)` lists it, and the documentation of \
+    `pgonce::migrate` has the GRANT statements";
+const NOT_MIGRATED: &str = "its migrations are not applied; call `pgonce::migrate(&pool)` as the owner of the database, or \
+    run `sqlx migrate run` in the folder of the pgonce crate, then see `pgonce::verify(&pool)`";
+const MIGRATE: &str = "migrate as a role that may create a schema in this database, over a direct read-write connection, \
+    with the release of pgonce that is the newest one in use, and with one tool only";
+const SWALLOWED: &str = "a statement in the transaction failed and the closure went on as if it had not, so nothing of it \
+    can be committed; return the error, or put what may fail into a nested `begin()`";
+const GUARDED: &str = "a COMMIT was refused while a key was pending, or the constraint \
+    pgonce.keys_finished_before_commit was made immediate; leave COMMIT to pgonce, do not drop the future of a nested \
+    `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
+    committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened (`Idempotency::connect`)";
+const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` \
+    inside of it, a failed or cancelled nested `begin()` whose error was swallowed, or another connection swapped in. The \
+    key is not committed; what the closure wrote afterwards is, unless the pool is hardened (`Idempotency::connect`). Leave \
+    BEGIN, COMMIT and ROLLBACK to pgonce";
 
 /// Everything that pgonce's calls can fail with.
 ///
@@ -171,7 +187,7 @@ pub enum ErrorKind {
     Encode,
     /// The stored result does not fit the type.
     Decode,
-    /// The migrations are not applied, or a grant is missing.
+    /// The migrations are not applied; from [`verify`](crate::verify) also that a grant or a guard is missing.
     NotMigrated,
     /// The database, the connection or the pool failed.
     Database,
@@ -199,7 +215,7 @@ impl Error {
     ///
     /// True for a key in flight, for an unknown commit, and for the database errors that pass by themselves: a
     /// serialization failure or a deadlock, a lost or refused connection, a server that starts or stops, too many
-    /// connections, a pool with none free.
+    /// connections, a pool with none free, a time-out of the server.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::InFlight { .. } | Self::CommitUnknown { .. } => true,
@@ -208,16 +224,44 @@ impl Error {
         }
     }
 
-    /// Whether a fresh copy of the transaction is the remedy.
-    pub(crate) fn is_conflict(&self) -> bool {
-        match self {
-            Self::Database { source, .. } => database_error(source).is_some_and(is_conflict),
-            _ => false,
-        }
-    }
-
     pub(crate) fn atomicity(reason: impl Into<String>, source: Option<sqlx::Error>) -> Self {
         Self::AtomicityViolation { reason: reason.into(), source }
+    }
+
+    /// A COMMIT met the guard.
+    pub(crate) fn guarded() -> Self {
+        Self::atomicity(GUARDED, None)
+    }
+
+    /// The closure is no longer in the transaction that it was given.
+    pub(crate) fn left_the_transaction(source: Option<sqlx::Error>) -> Self {
+        Self::atomicity(LEFT_THE_TRANSACTION, source)
+    }
+
+    /// An error of one of pgonce's own statements.
+    pub(crate) fn of_statement(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else { return Self::from(error) };
+        if is_guard(database) {
+            return Self::atomicity(GUARDED, Some(error));
+        }
+        let code = database.code().unwrap_or_default().into_owned();
+        let hint = match code.as_str() {
+            // in_failed_sql_transaction
+            "25P02" => return Self::atomicity(SWALLOWED, Some(error)),
+            // no_active_sql_transaction, invalid_savepoint_specification
+            "25P01" | "3B001" => return Self::left_the_transaction(Some(error)),
+            // undefined_table, undefined_column, invalid_schema_name
+            "42P01" | "42703" | "3F000" => {
+                let missing = format!("{NOT_MIGRATED} ({})", Described(&error));
+                return Self::NotMigrated { missing: vec![missing] };
+            }
+            // insufficient_privilege
+            "42501" => Some(GRANTS),
+            // read_only_sql_transaction
+            "25006" => Some(READ_ONLY),
+            _ => None,
+        };
+        Self::Database { source: error, hint }
     }
 
     /// An error of BEGIN. A standby refuses READ WRITE with 0A000, feature_not_supported.
@@ -227,45 +271,16 @@ impl Error {
         Self::Database { source: error, hint }
     }
 
-    /// An error of one of pgonce's own statements.
-    pub(crate) fn of_statement(error: sqlx::Error) -> Self {
-        let Some(code) = error.as_database_error().and_then(DatabaseError::code) else {
-            return Self::from(error);
-        };
-        let hint = match code.as_ref() {
-            // undefined_table, undefined_column, invalid_schema_name
-            "42P01" | "42703" | "3F000" => {
-                return Self::NotMigrated {
-                    missing: vec![format!(
-                        "its migrations are not applied; run `sqlx migrate run --source migrations` of the pgonce \
-                         crate or call `pgonce::migrate(&pool)` as the owner of the database, then see \
-                         `pgonce::verify(&pool)` ({})",
-                        Described(&error)
-                    )],
-                };
-            }
-            // insufficient_privilege
-            "42501" => Some(
-                "the role lacks a grant: `pgonce::verify(&pool)` lists it, and the documentation of \
-                 `pgonce::migrate` has the GRANT statements",
-            ),
-            // read_only_sql_transaction
-            "25006" => Some(READ_ONLY),
-            _ => None,
-        };
-        Self::Database { source: error, hint }
-    }
-}
-
-impl Error {
-    pub(crate) fn of_migration(error: sqlx::Error) -> Self {
-        Self::Database {
-            source: error,
-            hint: Some(
-                "migrate as a role that may create a schema in this database, over a direct read-write connection, with \
-                 the release of pgonce that is the newest one in use",
-            ),
+    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or the guard.
+    pub(crate) fn of_commit(error: sqlx::Error) -> Self {
+        if error.as_database_error().is_some_and(is_guard) {
+            return Self::atomicity(GUARDED, Some(error));
         }
+        Self::from(error)
+    }
+
+    pub(crate) fn of_migration(error: sqlx::Error) -> Self {
+        Self::Database { source: error, hint: Some(MIGRATE) }
     }
 }
 
@@ -304,29 +319,29 @@ pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
 
 /// A COMMIT was tried while a row was pending, or the constraint was made immediate.
 pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
-    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD)
+    let table = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
+    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD) && table == Some("pgonce")
 }
 
-/// Whether a COMMIT that failed like this may have taken effect all the same.
+/// Whether a COMMIT that failed like this may have taken effect all the same: whenever the session ended with it.
 pub(crate) fn leaves_commit_unknown(error: &sqlx::Error) -> bool {
-    match error {
-        // 08…: connection exceptions; 57P0.: the server ends the session; 40003: statement_completion_unknown
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P0") || code == "40003"),
-        _ => true,
-    }
+    let Some(database) = error.as_database_error() else { return true };
+    // connection exceptions, statement_completion_unknown
+    let unknown = database.code().is_some_and(|code| code.starts_with("08") || code == "40003");
+    let severity = database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+    unknown || matches!(severity, None | Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 fn passes_by_itself(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
-        // class 08: connection exceptions, 53: out of connections or memory or disk, 57P0.: shutdown and start-up,
-        // 55P03: lock_timeout
         sqlx::Error::Database(error) => {
             is_conflict(error.as_ref())
                 || error.code().is_some_and(|code| {
-                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) || code == "55P03"
+                    // Classes: connection exceptions; out of connections, memory or disk; the server ends or starts.
+                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class))
+                        // Time-outs: lock, statement (or cancelled by somebody), idle in transaction, transaction.
+                        || matches!(code.as_ref(), "55P03" | "57014" | "25P03" | "25P04")
                 })
         }
         _ => false,

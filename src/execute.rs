@@ -9,8 +9,9 @@ use crate::claim::{self, Attempt};
 use crate::closure::{AsyncClosure, ClosureError};
 use crate::record::{State, encode_as};
 use crate::run::{Plain, Recording, guard_violation, span};
+use crate::sql::Savepoint;
 use crate::transaction::{depth, rollback_to_depth};
-use crate::{Error, Idempotency, Operation, Outcome, sql};
+use crate::{Error, ErrorKind, Idempotency, Operation, Outcome};
 
 impl Idempotency {
     /// Runs the closure once for this key, or returns what it returned the first time.
@@ -22,7 +23,7 @@ impl Idempotency {
     /// [`Operation::derived_key`].
     ///
     /// The closure gets a connection inside of the transaction. It may use it for anything except ending the
-    /// transaction; a nested `begin()` is a savepoint. Its error rolls back and is returned as it is, and the key
+    /// transaction or swapping in another connection; a nested `begin()` is a savepoint. Its error rolls back and is returned as it is, and the key
     /// stays free: an error means "nothing happened, try again". To remember a final failure, see
     /// [`execute_recording`](Self::execute_recording).
     ///
@@ -87,7 +88,8 @@ impl Idempotency {
     ///
     /// The same promise. An attempt that would have to be repeated after the closure ran comes back as the conflict
     /// that ended it: a [`Database`](crate::ErrorKind::Database) error that
-    /// [`is_retryable`](Error::is_retryable), or the closure's own error around it. Nothing of it is committed.
+    /// [`is_retryable`](Error::is_retryable), or the closure's own error, which then
+    /// [`is_conflict`](ClosureError::is_conflict). Nothing of it is committed.
     ///
     /// # Errors
     ///
@@ -117,7 +119,8 @@ impl Idempotency {
     /// | `Err(error)` | nothing | runs again |
     ///
     /// So recording is a decision for each error value, and what is not decided is released. Never record what may
-    /// pass: a time-out of the card processor is an `Err(error)`.
+    /// pass: a time-out of the card processor is an `Err(error)`, and so is every database error except the one
+    /// constraint that you mean. (A deadlock that is taken for "declined" stays declined for ever.)
     ///
     /// Costs one statement more than `execute`, the savepoint. With plain `execute`, in contrast, an
     /// `Ok(Err(failure))` is a value like any other, and the writes before it are committed.
@@ -174,8 +177,12 @@ impl Idempotency {
     ///
     /// **The promise** is the caller's to complete: the closure's writes, the key and the result become part of the
     /// caller's transaction, and commit or vanish with it. Inside, they form one savepoint: when the closure fails, its
-    /// writes and the claim are undone, and the transaction can go on. When this future is dropped half-way, the
-    /// database refuses to commit the transaction (`keys_finished_before_commit`): roll it back.
+    /// writes and the claim are undone, and the transaction can go on. When this future is dropped, what it had done is
+    /// whole or refused: while the operation is half done, the database does not commit the transaction
+    /// (`keys_finished_before_commit`).
+    ///
+    /// A final failure is not recorded here, and one that was recorded cannot be replayed as `T`: use
+    /// [`claim`](Self::claim) and [`recording`](crate::Claimed::recording) for both.
     ///
     /// It never waits for a key in flight, whatever [`with_in_flight`](Self::with_in_flight) says, since the caller's
     /// transaction would wait with it. It repeats nothing: a conflict is the caller's, who must roll back and begin
@@ -185,7 +192,7 @@ impl Idempotency {
     /// ```
     /// # use pgonce::{Idempotency, Operation};
     /// # async fn example(idempotency: Idempotency, operation: Operation) -> Result<(), pgonce::Error> {
-    /// let mut transaction = idempotency.pool().begin().await?;
+    /// let mut transaction = idempotency.begin().await?;
     /// let outcome = idempotency
     ///     .execute_in(&mut transaction, &operation, async |conn| {
     ///         sqlx::query("UPDATE accounts SET balance = balance - 1").execute(conn).await?;
@@ -225,19 +232,22 @@ impl Idempotency {
             )));
         }
         async {
-            sql::enter(conn).await.map_err(Error::of_statement)?;
+            let savepoint = Savepoint::set(conn).await?;
             let result = self.run_in::<T, E, F>(conn, operation, closure).await;
-            let ended = match &result {
-                Ok(Outcome::Executed(_)) => sql::leave(conn).await,
-                // Nested transactions that the closure left open go first.
-                Ok(Outcome::Replayed(_)) | Err(_) => match rollback_to_depth(conn, outer).await {
-                    Ok(()) => sql::undo(conn).await,
-                    Err(error) => Err(error),
-                },
+            if let Ok(Outcome::Executed(_)) = result {
+                savepoint.release(conn).await?;
+                return result;
+            }
+            // Nested transactions that the closure left open go first.
+            let undone = match rollback_to_depth(conn, outer).await {
+                Ok(()) => savepoint.undo(conn).await,
+                Err(error) => Err(Error::of_statement(error)),
             };
-            match ended {
-                Ok(()) => result,
-                Err(error) => Err(E::from(claim::left_the_transaction(Some(error)))),
+            match (result, undone) {
+                (result, Ok(())) => result,
+                // The closure's error, unless it failed because it had left the transaction.
+                (Err(error), Err(undo)) if undo.kind() != ErrorKind::AtomicityViolation => Err(error),
+                (_, Err(undo)) => Err(E::from(undo)),
             }
         }
         .instrument(span("execute_in", operation))
@@ -261,13 +271,12 @@ impl Idempotency {
             Attempt::InFlight => return Err(E::from(operation.in_flight_error())),
         };
         let inside = depth(conn);
-        let value =
-            closure(&mut *conn).await.map_err(|error| guard_violation(&error).map_or(error, E::from))?;
-        if depth(conn) != inside {
-            return Err(E::from(claim::depth_violation(depth(conn), inside)));
-        }
+        let value = match closure(&mut *conn).await {
+            Ok(value) => value,
+            Err(error) => return Err(guard_violation(&error).map_or(error, E::from)),
+        };
         let result = encode_as(&value, self.max_result_size)?;
-        claim::finish(conn, &owner, State::Completed, &result).await?;
+        claim::finish(conn, &owner, inside, State::Completed, &result).await?;
         Ok(Outcome::Executed(value))
     }
 }

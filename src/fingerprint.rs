@@ -17,7 +17,8 @@ use crate::canonical::Encoder;
 ///
 /// The bytes are fixed by golden vectors: a new release of pgonce gives the same ones, or a new version byte.
 /// `serde_json`'s features `preserve_order` and `arbitrary_precision`, which any crate in the build may switch on,
-/// do not change them either; a number too exact for an `f64` is kept digit by digit where serde_json keeps it.
+/// do not change the bytes of a value that can be held without them. With `arbitrary_precision` a `serde_json::Value` can
+/// hold numbers that an `f64` would round; these are told apart digit by digit. A `RawValue` is compared as text.
 ///
 /// Not secret: whoever can guess the parameters can check the guess.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,21 +50,6 @@ impl Fingerprint {
         let mut encoder = Encoder::default();
         encoder.null();
         Self::of_encoding(encoder.as_bytes())
-    }
-
-    /// The fingerprint of a JSON text, the same as [`of`](Self::of) gives for the value that it denotes.
-    ///
-    /// Unlike a detour over `serde_json::Value` it sees keys that stand twice.
-    ///
-    /// # Errors
-    ///
-    /// [`Encode`](crate::ErrorKind::Encode) when it is no JSON: a lone surrogate, for one, or 128 levels of nesting.
-    pub fn of_json(text: &[u8]) -> Result<Self, Error> {
-        let mut encoder = Encoder::default();
-        match encoder.json(text) {
-            Ok(()) => Ok(Self::of_encoding(encoder.as_bytes())),
-            Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
-        }
     }
 
     /// The version byte and the digest, as stored.

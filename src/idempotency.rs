@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres};
+use sqlx::{PgPool, PgTransaction, Postgres};
 
 use crate::transaction::Transaction;
 use crate::{Error, IdempotencyKey, Record, Scope, sql};
@@ -20,6 +20,8 @@ pub enum InFlight {
     /// Look again and again for at most this long in all, then fail with [`InFlight`](crate::ErrorKind::InFlight).
     ///
     /// No connection is held between two looks, so waiting duplicates cannot starve the execution they wait for.
+    /// (A look itself takes milliseconds. Only where somebody has locked `pgonce.keys` by hand may the first one take
+    /// longer, as every statement would; PostgreSQL's `lock_timeout` bounds that.)
     Wait(Duration),
 }
 
@@ -92,7 +94,8 @@ impl Idempotency {
     /// caller of a running statement is gone, and frees the key.
     ///
     /// [`pool`](Self::pool) is for reading only, then; write and migrate through another one. The settings travel as
-    /// start-up `options`, which PgBouncer refuses: connect to the server itself.
+    /// start-up `options`, which PgBouncer refuses: connect to the server itself. (A server on Windows refuses the
+    /// interval; there, make a plain pool.)
     ///
     /// # Errors
     ///
@@ -120,8 +123,8 @@ impl Idempotency {
 
     /// How long a key is remembered, counted from its claim. Default: 24 hours, as at Stripe.
     ///
-    /// Afterwards the same key is a new request. So it must be longer than any client retries: 24 to 48 hours cover
-    /// a client that is down over night. More than 100 years count as 100 years; with zero nothing is ever replayed.
+    /// Afterwards the same key is a new request. So it must be longer than any client retries, and longer than the
+    /// closure runs: 24 to 48 hours cover a client that is down over night. More than 100 years count as 100 years; with zero nothing is ever replayed.
     pub fn with_retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
@@ -168,22 +171,34 @@ impl Idempotency {
         sql::find(&self.pool, scope, key).await
     }
 
-    /// A transaction at this level. The level is always named, since the server's default may be another one;
-    /// `READ WRITE` lifts the hardened pool's read-only default, and only there: a plain pool that is read-only is
-    /// a mistake that must show.
-    pub(crate) async fn begin(
+    /// Opens a transaction on the pool, for [`execute_in`](Self::execute_in): at this `Idempotency`'s isolation level, and
+    /// writable on a hardened pool too. It is the caller's to commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Database`](crate::ErrorKind::Database).
+    pub async fn begin(&self) -> Result<PgTransaction<'static>, Error> {
+        self.pool.begin_with(self.begin_statement(self.isolation)).await.map_err(Error::of_begin)
+    }
+
+    pub(crate) async fn begin_on(
         &self,
         conn: PoolConnection<Postgres>,
         isolation: Isolation,
     ) -> Result<Transaction, Error> {
-        let statement = match (isolation, self.hardened) {
+        Transaction::begin(conn, self.begin_statement(isolation)).await.map_err(Error::of_begin)
+    }
+
+    /// The level is always named, since the server's default may be another one; `READ WRITE` lifts the hardened pool's
+    /// read-only default, and only there: a plain pool that is read-only is a mistake that must show.
+    fn begin_statement(&self, isolation: Isolation) -> &'static str {
+        match (isolation, self.hardened) {
             (Isolation::ReadCommitted, false) => "BEGIN ISOLATION LEVEL READ COMMITTED",
             (Isolation::ReadCommitted, true) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
             (Isolation::RepeatableRead, false) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
             (Isolation::RepeatableRead, true) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
             (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE",
             (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
-        };
-        Transaction::begin(conn, statement).await.map_err(Error::of_begin)
+        }
     }
 }

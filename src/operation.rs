@@ -48,7 +48,7 @@ impl Operation {
         Ok(self.with_fingerprint(Fingerprint::of(parameters)?))
     }
 
-    /// Sets a fingerprint made elsewhere, for example by [`Fingerprint::of_json`] from a request's body.
+    /// Sets a fingerprint made elsewhere.
     pub fn with_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = fingerprint;
         self
@@ -121,7 +121,7 @@ impl Operation {
         IdempotencyKey::from(Uuid::new_v8(bytes))
     }
 
-    /// A short hash of the key for logs: tells keys apart without giving them away.
+    /// A short hash of the key for logs: tells keys apart, and hides those that cannot be guessed.
     pub(crate) fn key_hash(&self) -> String {
         let digest = Sha256::digest(self.key.as_str());
         digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()

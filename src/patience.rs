@@ -11,8 +11,9 @@ use crate::InFlight;
 pub(crate) struct Patience {
     retries: ExponentialBackoff,
     waits: ExponentialBackoff,
-    policy: InFlight,
-    /// Set when the key was first found in flight.
+    /// How long this call may still wait, in all.
+    left: Duration,
+    /// Set while the key is in flight.
     deadline: Option<Instant>,
 }
 
@@ -32,7 +33,11 @@ impl Patience {
             .without_max_times()
             .with_jitter()
             .build();
-        Self { retries, waits, policy, deadline: None }
+        let left = match policy {
+            InFlight::Reject => Duration::ZERO,
+            InFlight::Wait(limit) => limit.min(MAX_WAIT),
+        };
+        Self { retries, waits, left, deadline: None }
     }
 
     /// After a conflict: how long to pause before the next attempt, or None when there were enough.
@@ -42,11 +47,16 @@ impl Patience {
 
     /// The key is in flight: how long to pause before looking again, or None when it is time to say so.
     pub(crate) fn wait(&mut self) -> Option<Duration> {
-        let InFlight::Wait(limit) = self.policy else { return None };
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + limit.min(MAX_WAIT));
-        let left = deadline.saturating_duration_since(now);
-        if left.is_zero() { None } else { self.waits.next().map(|pause| pause.min(left)) }
+        self.left = self.deadline.get_or_insert(now + self.left).saturating_duration_since(now);
+        if self.left.is_zero() { None } else { self.waits.next().map(|pause| pause.min(self.left)) }
+    }
+
+    /// The key is ours: whatever comes now is no waiting.
+    pub(crate) fn claimed(&mut self) {
+        if let Some(deadline) = self.deadline.take() {
+            self.left = deadline.saturating_duration_since(Instant::now());
+        }
     }
 
     /// Until when a connection may be waited for, once the key was found in flight.

@@ -14,7 +14,7 @@ impl Idempotency {
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database); nothing is deleted.
     pub async fn purge_expired(&self, limit: u32) -> Result<u64, Error> {
         let conn = self.pool().acquire().await?;
-        let mut transaction = self.begin(conn, Isolation::ReadCommitted).await?;
+        let mut transaction = self.begin_on(conn, Isolation::ReadCommitted).await?;
         let purged = sql::purge(transaction.connection(), limit).await?;
         transaction.commit().await?;
         tracing::debug!(purged, "purged expired idempotency keys");

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::PgConnection;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
+use tokio::time::timeout_at;
 use tracing::{Instrument, Span, debug, field, info_span, warn};
 
 use crate::claim::{self, Attempt, Claim, Claimed};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
-use crate::error::{is_conflict, is_guard};
+use crate::error::is_guard;
 use crate::patience::Patience;
 use crate::record::{Record, State, encode_as};
 use crate::{Error, Idempotency, Operation, Outcome};
@@ -30,7 +32,7 @@ impl Idempotency {
                     debug!("the key is in flight");
                     operation.in_flight_error()
                 })?,
-                Err(error) if error.is_conflict() => {
+                Err(error) if ClosureError::is_conflict(&error) => {
                     let Some(pause) = patience.retry() else { return Err(error) };
                     debug!("the claim met a conflict; claiming again");
                     pause
@@ -42,19 +44,31 @@ impl Idempotency {
     }
 
     /// Claims once; None means in flight.
-    async fn try_claim(&self, operation: &Operation, patience: &Patience) -> Result<Option<Claim>, Error> {
+    async fn try_claim(
+        &self,
+        operation: &Operation,
+        patience: &mut Patience,
+    ) -> Result<Option<Claim>, Error> {
         let acquire = self.pool().acquire();
-        let conn = match patience.deadline() {
-            None => acquire.await?,
-            // A pool that is exhausted must not make the wait any longer.
-            Some(deadline) => match tokio::time::timeout_at(deadline, acquire).await {
-                Ok(conn) => conn?,
-                Err(_) => return Err(operation.in_flight_error()),
-            },
+        let Some(deadline) = patience.deadline() else {
+            return self.claim_on(acquire.await?, operation, patience).await;
         };
-        let mut transaction = self.begin(conn, self.isolation).await?;
+        // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
+        let Ok(conn) = timeout_at(deadline, acquire).await else { return Ok(None) };
+        let claim = self.claim_on(conn?, operation, patience);
+        timeout_at(deadline + LAST_LOOK, claim).await.unwrap_or(Ok(None))
+    }
+
+    async fn claim_on(
+        &self,
+        conn: PoolConnection<Postgres>,
+        operation: &Operation,
+        patience: &mut Patience,
+    ) -> Result<Option<Claim>, Error> {
+        let mut transaction = self.begin_on(conn, self.isolation).await?;
         match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await {
             Ok(Attempt::Claimed(owner)) => {
+                patience.claimed();
                 debug!(attempt = %owner.attempt, "claimed the key");
                 Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.max_result_size))))
             }
@@ -95,7 +109,7 @@ impl Idempotency {
                     Claim::Replayed(record) => return Ok(Outcome::Replayed(K::replay(&record)?)),
                 };
                 if K::RECORDS {
-                    claimed.savepoint().await?;
+                    claimed.recorded_from_here().await?;
                 }
                 let copy = again.map(|again| again(&closure));
                 let error = match closure(claimed.connection()).await {
@@ -112,7 +126,7 @@ impl Idempotency {
                         }
                     }
                 };
-                if !database_error(error.as_error()).is_some_and(is_conflict) {
+                if !error.is_conflict() {
                     return Err(error);
                 }
                 let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
@@ -190,14 +204,11 @@ where
 
 /// What the closure's error means when it comes from the guard against committed pending rows.
 pub(crate) fn guard_violation<E: ClosureError>(error: &E) -> Option<Error> {
-    database_error(error.as_error()).filter(|error| is_guard(*error)).map(|_| {
-        Error::atomicity(
-            "the closure tried to COMMIT, or made the constraint pgonce.keys_finished_before_commit immediate; leave \
-             COMMIT to pgonce, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing was committed",
-            None,
-        )
-    })
+    database_error(error.as_error()).filter(|error| is_guard(*error)).map(|_| Error::guarded())
 }
+
+/// How long the last look at a key in flight may take beyond the time to wait.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The span of one call: its scope and a hash of its key, never parameters or results.
 pub(crate) fn span(call: &'static str, operation: &Operation) -> Span {

@@ -1,15 +1,20 @@
 //! Every SQL statement of the protocol. Private.
 //!
-//! Schema-qualified, so that no `search_path` can redirect them, and with bound values only. Time is the database's
-//! `clock_timestamp()`: `now()` would be the start of the transaction, and the client's clock is nobody's.
+//! Tables and functions are schema-qualified, so that a `search_path` with a test's `clock_timestamp()` in it redirects
+//! nothing; values are bound. Time is the database's `clock_timestamp()`: `now()` would be the start of the transaction,
+//! and the client's clock is nobody's.
 
+mod verify;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{Executor, PgConnection, PgExecutor, Row};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
+pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
 use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
@@ -22,16 +27,16 @@ use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 const CLAIM: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
 SELECT $1, $2, $3, $4, 'pending', 0, clock, clock + $5 * interval '1 microsecond'
-FROM clock_timestamp() AS clock
-WHERE pg_try_advisory_xact_lock(hashtextextended($2, hashtextextended($1, 0)))
+FROM pg_catalog.clock_timestamp() AS clock
+WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_current_xact_id()::text";
+RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable'";
 
 /// Why the claim inserted nothing. Always one row: whether the advisory lock is ours (now), and the key's row, if any.
 const LOOK: &str = "\
 SELECT lock.ours, k.scope, k.key, k.fingerprint, k.state, k.result, k.attempt, k.created_at, k.completed_at,
-       k.expires_at, k.state <> 'pending' AND k.expires_at <= clock_timestamp() AS expired
-FROM pg_try_advisory_xact_lock(hashtextextended($2, hashtextextended($1, 0))) AS lock (ours)
+       k.expires_at, k.state <> 'pending' AND k.expires_at <= pg_catalog.clock_timestamp() AS expired
+FROM pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0))) AS lock (ours)
 LEFT JOIN pgonce.keys AS k ON k.scope = $1 AND k.key = $2";
 
 /// Takes over an expired row; checks again under the row lock that it is expired. One row means claimed.
@@ -39,112 +44,50 @@ const TAKE_OVER: &str = "\
 UPDATE pgonce.keys
 SET fingerprint = $3, attempt = $4, state = 'pending', unfinished = 0, result = NULL, result_format = NULL,
     transaction_id = NULL, completed_at = NULL, created_at = clock, expires_at = clock + $5 * interval '1 microsecond'
-FROM clock_timestamp() AS clock
-WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock_timestamp()
-RETURNING pg_current_xact_id()::text";
+FROM pg_catalog.clock_timestamp() AS clock
+WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= pg_catalog.clock_timestamp()
+RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable'";
 
 /// Stores the result: exactly one row, as long as we are in the transaction that claimed.
 const FINISH: &str = "\
 UPDATE pgonce.keys
-SET state = $4, unfinished = NULL, result = $5, result_format = 'json', transaction_id = pg_current_xact_id(),
-    completed_at = clock_timestamp()
-WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_current_xact_id() = $3::xid8";
+SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
+    transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
+WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_catalog.pg_current_xact_id() = $3::xid8
+RETURNING state";
+
+/// The same for SERIALIZABLE, where the UPDATE's own search would lock what it reads against all other keys (the whole
+/// table, when it is small), and each two calls would conflict. ON CONFLICT searches without such locks. Should the row
+/// be gone, what it inserts is pending, which is not what we ask for, and which cannot be committed.
+const FINISH_SERIALIZABLE: &str = "\
+INSERT INTO pgonce.keys AS k (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
+SELECT $1, $2, pg_catalog.decode(pg_catalog.repeat('00', 33), 'hex'), pg_catalog.gen_random_uuid(), 'pending', 0,
+       pg_catalog.now(), pg_catalog.now()
+WHERE pg_catalog.pg_current_xact_id() = $3::xid8
+ON CONFLICT (scope, key) DO UPDATE
+SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
+    transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
+WHERE k.state = 'pending'
+RETURNING state";
 
 /// Whether we are still in the transaction that claimed.
-const STILL_INSIDE: &str = "SELECT coalesce(pg_current_xact_id_if_assigned() = $1::xid8, false)";
+const STILL_INSIDE: &str = "SELECT coalesce(pg_catalog.pg_current_xact_id_if_assigned() = $1::xid8, false)";
 
 const FIND: &str = "\
 SELECT scope, key, fingerprint, state, result, attempt, created_at, completed_at, expires_at
 FROM pgonce.keys
-WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > clock_timestamp())";
+WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > pg_catalog.clock_timestamp())";
 
 /// Skips what a takeover has locked. FOR UPDATE checks the condition again on what it locks.
 const PURGE: &str = "\
 WITH expired AS MATERIALIZED (
     SELECT scope, key FROM pgonce.keys
-    WHERE expires_at <= clock_timestamp() AND state <> 'pending'
+    WHERE expires_at <= pg_catalog.clock_timestamp() AND state <> 'pending'
     ORDER BY expires_at
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM pgonce.keys USING expired WHERE keys.scope = expired.scope AND keys.key = expired.key";
-
-/// One row for everything that is missing: the problem and its remedy. Only reads the catalogs, which everyone may.
-pub(crate) const VERIFY: &str = "\
-WITH needed_column (name) AS (
-    VALUES ('scope'), ('key'), ('fingerprint'), ('state'), ('result'), ('result_format'), ('attempt'),
-           ('transaction_id'), ('created_at'), ('completed_at'), ('expires_at'), ('unfinished')
-), keys AS (
-    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = 'pgonce' AND c.relname = 'keys'
-), needed_grant (privilege) AS (
-    VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')
-), guard AS (
-    SELECT c.condeferred AND c.convalidated AS deferred,
-           EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgenabled NOT IN ('O', 'A'))
-               AS disabled
-    FROM pg_catalog.pg_constraint c JOIN keys ON keys.oid = c.conrelid
-    WHERE c.conname = 'keys_finished_before_commit'
-)
-SELECT 'table pgonce.keys is missing' AS problem,
-       'run `sqlx migrate run` in the folder of the pgonce crate, or call `pgonce::migrate(&pool)`, as the owner of the '
-       'database' AS remedy
-WHERE NOT EXISTS (SELECT FROM keys)
-UNION ALL
-SELECT format('column pgonce.keys.%s is missing', needed_column.name),
-       'apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`'
-FROM needed_column, keys
-WHERE NOT EXISTS (
-    SELECT FROM pg_catalog.pg_attribute a
-    WHERE a.attrelid = keys.oid AND a.attname = needed_column.name AND NOT a.attisdropped
-)
-UNION ALL
-SELECT 'the primary key of pgonce.keys on (scope, key) is missing',
-       'nothing keeps an operation from running twice: restore it with '
-       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_pkey PRIMARY KEY (scope, key)'
-FROM keys
-WHERE NOT EXISTS (
-    SELECT FROM pg_catalog.pg_constraint c WHERE c.conrelid = keys.oid AND c.contype = 'p' AND c.convalidated
-)
-UNION ALL
-SELECT 'the constraint keys_finished_before_commit is missing or not deferred',
-       'nothing keeps a pending key from being committed: restore it with '
-       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_finished_before_commit FOREIGN KEY (unfinished) '
-       'REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED'
-FROM keys
-WHERE NOT EXISTS (SELECT FROM guard WHERE deferred)
-UNION ALL
-SELECT 'the triggers of keys_finished_before_commit are disabled',
-       'nothing keeps a pending key from being committed: ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
-FROM guard
-WHERE disabled
-UNION ALL
-SELECT 'session_replication_role is not origin',
-       'foreign keys are not enforced in such a session: take the setting from the role or the connection'
-WHERE current_setting('session_replication_role') <> 'origin'
-UNION ALL
-SELECT format('role %I lacks USAGE on schema pgonce', current_user),
-       format('GRANT USAGE ON SCHEMA pgonce TO %I', current_user)
-FROM pg_catalog.pg_namespace n
-WHERE n.nspname = 'pgonce' AND NOT has_schema_privilege(n.oid, 'USAGE')
-UNION ALL
-SELECT format('role %I lacks %s on pgonce.keys', current_user, needed_grant.privilege),
-       format('GRANT %s ON pgonce.keys TO %I', needed_grant.privilege, current_user)
-FROM needed_grant, keys
-WHERE NOT has_table_privilege(keys.oid, needed_grant.privilege)
-UNION ALL
-SELECT 'the server is a standby', 'connect to the primary: keys are written, and replays must not be stale'
-WHERE pg_is_in_recovery()";
-
-/// The savepoint to which a recorded failure undoes the business writes.
-const SAVEPOINT: &str = "SAVEPOINT pgonce_claimed";
-const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT pgonce_claimed";
-
-/// The savepoint around an operation inside of a caller's transaction. Not sqlx's `begin()`, which ends the outer
-/// transaction when it is cancelled.
-const ENTER: &str = "SAVEPOINT pgonce_operation";
-const LEAVE: &str = "RELEASE SAVEPOINT pgonce_operation";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT pgonce_operation; RELEASE SAVEPOINT pgonce_operation";
 
 /// Retentions are capped here, far below where a timestamp overflows.
 const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -157,6 +100,7 @@ pub(crate) struct Owner {
     pub(crate) attempt: Uuid,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it.
     transaction_id: String,
+    serializable: bool,
 }
 
 /// What [`look`] found.
@@ -194,7 +138,7 @@ async fn own(
     retention: Duration,
 ) -> Result<Option<Owner>, Error> {
     let attempt = Uuid::new_v4();
-    let transaction_id: Option<String> = sqlx::query_scalar(statement)
+    let claimed: Option<(String, bool)> = sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
         .bind(operation.fingerprint().as_bytes().as_slice())
@@ -203,11 +147,12 @@ async fn own(
         .fetch_optional(conn)
         .await
         .map_err(Error::of_statement)?;
-    Ok(transaction_id.map(|transaction_id| Owner {
+    Ok(claimed.map(|(transaction_id, serializable)| Owner {
         scope: operation.scope().clone(),
         key: operation.key().clone(),
         attempt,
         transaction_id,
+        serializable,
     }))
 }
 
@@ -227,46 +172,57 @@ pub(crate) async fn look(conn: &mut PgConnection, operation: &Operation) -> Resu
     })
 }
 
-/// Whether exactly one row was finished.
+/// Whether the row that we claimed was finished.
 pub(crate) async fn finish(
     conn: &mut PgConnection,
     owner: &Owner,
     state: State,
     result: &[u8],
 ) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(FINISH)
+    let statement = if owner.serializable { FINISH_SERIALIZABLE } else { FINISH };
+    let stored: Option<String> = sqlx::query_scalar(statement)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
         .bind(&owner.transaction_id)
         .bind(state.as_str())
         .bind(result)
-        .execute(conn)
+        .fetch_optional(conn)
         .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(stored.as_deref() == Some(state.as_str()))
 }
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await
 }
 
-pub(crate) async fn savepoint(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    conn.execute(SAVEPOINT).await.map(drop)
-}
+/// A savepoint of ours, with a name of its own: an inner one that was left behind must not be taken for an outer one.
+///
+/// Not sqlx's `begin()`, which ends the outer transaction when it is cancelled.
+#[derive(Clone, Copy)]
+pub(crate) struct Savepoint(u64);
 
-pub(crate) async fn rollback_to_savepoint(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    conn.execute(ROLLBACK_TO_SAVEPOINT).await.map(drop)
-}
+impl Savepoint {
+    pub(crate) async fn set(conn: &mut PgConnection) -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let savepoint = Self(NEXT.fetch_add(1, Ordering::Relaxed));
+        savepoint.run(conn, "SAVEPOINT").await?;
+        Ok(savepoint)
+    }
 
-pub(crate) async fn enter(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    conn.execute(ENTER).await.map(drop)
-}
+    /// Undoes what was written since.
+    pub(crate) async fn undo(self, conn: &mut PgConnection) -> Result<(), Error> {
+        self.run(conn, "ROLLBACK TO SAVEPOINT").await
+    }
 
-pub(crate) async fn leave(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    conn.execute(LEAVE).await.map(drop)
-}
+    /// Forgets it.
+    pub(crate) async fn release(self, conn: &mut PgConnection) -> Result<(), Error> {
+        self.run(conn, "RELEASE SAVEPOINT").await
+    }
 
-pub(crate) async fn undo(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    conn.execute(UNDO).await.map(drop)
+    async fn run(self, conn: &mut PgConnection, command: &str) -> Result<(), Error> {
+        let statement = AssertSqlSafe(format!("{command} pgonce_{}", self.0));
+        conn.execute(statement).await.map(drop).map_err(Error::of_statement)
+    }
 }
 
 pub(crate) async fn find(

@@ -161,7 +161,8 @@ async fn with_errors_of_ones_own(idempotency: Idempotency, operation: Operation)
         })
         .await;
     if let Err(error) = &outcome {
-        let _in_flight: bool = error.pgonce_error().is_some_and(Error::is_retryable);
+        let _again: bool =
+            error.is_conflict() || matches!(error, ChargeError::Idempotency(error) if error.is_retryable());
     }
     outcome.map_err(|error| anyhow::anyhow!(error))?;
     idempotency.execute(&operation, async |_| Ok::<_, AppError>(())).await?;

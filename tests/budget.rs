@@ -190,15 +190,15 @@ async fn logs_name_the_scope_and_a_hash_and_nothing_secret() {
     let db = Database::new().await;
     let idempotency = db.idempotency();
     LOG.take();
-    let operation = Operation::new(scope(), key("k-4242424242424242")).with_params("parameter-4242").unwrap();
-    idempotency.execute(&operation, async |_| Ok::<_, Error>("result-4242".to_string())).await.unwrap();
+    let operation = Operation::new(scope(), key("k-secret")).with_params("parameter-secret").unwrap();
+    idempotency.execute(&operation, async |_| Ok::<_, Error>("result-secret".to_string())).await.unwrap();
     idempotency.execute(&operation, async |_| Ok::<_, Error>(String::new())).await.unwrap();
     idempotency.execute(&operation, async |_| Ok::<_, Error>(1)).await.unwrap_err();
-    let failed = Operation::new(scope(), key("f-4242424242424242"));
-    let error = async |_: &mut sqlx::PgConnection| Err::<u8, _>(anyhow::anyhow!("error-4242"));
+    let failed = Operation::new(scope(), key("f-secret"));
+    let error = async |_: &mut sqlx::PgConnection| Err::<u8, _>(anyhow::anyhow!("error-secret"));
     idempotency.execute(&failed, error).await.unwrap_err();
     idempotency
-        .execute_recording(&failed, async |_| Ok::<Result<u8, String>, Error>(Err("failure-4242".into())))
+        .execute_recording(&failed, async |_| Ok::<Result<u8, String>, Error>(Err("failure-secret".into())))
         .await
         .unwrap();
 
@@ -216,6 +216,6 @@ async fn logs_name_the_scope_and_a_hash_and_nothing_secret() {
     }
     // sqlx logs its statements, but no bound values.
     for (target, text) in log.iter() {
-        assert!(!text.contains("4242"), "{target}: {text}");
+        assert!(!text.contains("secret"), "{target}: {text}");
     }
 }

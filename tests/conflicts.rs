@@ -108,7 +108,7 @@ async fn the_attempts_are_bounded_and_each_gets_a_fresh_copy() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Database);
-        assert!(error.is_retryable(), "{error}");
+        assert!(error.is_retryable() && error.is_conflict(), "{error}");
         assert_eq!(runs.load(Ordering::SeqCst), expected, "max_attempts {limit}");
     }
     db.assert_untouched().await;
@@ -198,7 +198,38 @@ async fn real_serialization_failures_lose_no_update() {
 
 #[tokio::test]
 async fn a_conflict_at_the_commit_is_repeated() {
-    // Write skew: each reads what the other writes. PostgreSQL finds out at COMMIT at the latest.
+    let db = Database::new().await;
+    // Fires at COMMIT, and only there; a sequence remembers across the rollback that it has fired.
+    sqlx::raw_sql(
+        "CREATE SEQUENCE fired;
+         CREATE FUNCTION conflict_once() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF nextval('fired') < 3 THEN RAISE EXCEPTION 'provoked' USING ERRCODE = '40001'; END IF;
+             RETURN NULL;
+         END $$;
+         CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION conflict_once()",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let finished = &AtomicU32::new(0);
+    let outcome = db
+        .idempotency()
+        .execute(&operation(), async |conn| {
+            let id = charge(conn, 42).await?;
+            finished.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Error>(id)
+        })
+        .await
+        .unwrap();
+    assert!(!outcome.is_replayed());
+    assert_eq!(finished.load(Ordering::SeqCst), 3, "the closure itself met no conflict");
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn write_skew_is_impossible_under_serializable() {
     let db = Database::new().await;
     let idempotency = db.idempotency().with_isolation(Isolation::Serializable).with_max_attempts(20);
     let both_have_read = Arc::new(Barrier::new(2));
@@ -225,6 +256,40 @@ async fn a_conflict_at_the_commit_is_repeated() {
     }
     seen.sort();
     assert_eq!(seen, [0, 1], "as if one had run after the other");
+}
+
+#[tokio::test]
+async fn unrelated_keys_do_not_conflict_under_serializable() {
+    let db = Database::new().await;
+    let idempotency = pgonce::Idempotency::new(db.pool_of(16)).with_isolation(Isolation::Serializable);
+    // A small table with statistics, of which the planner knows that reading all of it is the cheapest way.
+    for n in 0..5 {
+        let operation = Operation::new(scope(), key(&format!("old-{n}")));
+        idempotency.execute(&operation, async |_| Ok::<_, Error>(())).await.unwrap();
+    }
+    for statement in ["VACUUM ANALYZE pgonce.keys"] {
+        sqlx::raw_sql(statement).execute(&db.pool).await.unwrap();
+    }
+    let runs = Arc::new(AtomicU32::new(0));
+    let all_inside = Arc::new(Barrier::new(16));
+    let calls: Vec<_> = (0..16)
+        .map(|n| {
+            let (idempotency, runs, all_inside) = (idempotency.clone(), runs.clone(), all_inside.clone());
+            tokio::spawn(async move {
+                idempotency
+                    .execute(&Operation::new(scope(), key(&format!("new-{n}"))), async |_| {
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        all_inside.wait().await;
+                        Ok::<_, Error>(())
+                    })
+                    .await
+            })
+        })
+        .collect();
+    for call in calls {
+        assert!(!call.await.unwrap().unwrap().is_replayed());
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 16, "none had to be repeated");
 }
 
 #[tokio::test]

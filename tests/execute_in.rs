@@ -181,3 +181,115 @@ async fn mismatch_and_decode_are_reported_inside_of_a_transaction_too() {
     assert_eq!(decode.unwrap_err().kind(), ErrorKind::Decode);
     transaction.commit().await.unwrap();
 }
+
+/// Ends the backend on which the test's only open transaction is.
+async fn kill_the_transaction(db: &Database) {
+    sqlx::raw_sql(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+         WHERE datname = current_database() AND state = 'idle in transaction'",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_no_violation() {
+    let db = Database::new().await;
+    let pool = db.pool_of(1);
+    let idempotency = db.idempotency();
+
+    let mut transaction = pool.begin().await.unwrap();
+    let error = idempotency
+        .execute_in(&mut transaction, &operation(), async |conn| {
+            charge(conn, 42).await?;
+            kill_the_transaction(&db).await;
+            charge(conn, 42).await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    assert!(error.is_retryable(), "{error}");
+    drop(transaction);
+
+    let error = pgonce::Idempotency::new(pool)
+        .execute_recording(&operation(), async |conn| {
+            charge(conn, 42).await?;
+            kill_the_transaction(&db).await;
+            Ok::<Result<(), String>, Error>(Err("declined".into()))
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    assert!(error.is_retryable(), "{error}");
+    db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn constraints_that_the_caller_made_immediate_are_named() {
+    let db = Database::new().await;
+    let mut transaction = db.pool.begin().await.unwrap();
+    transaction.execute("SET CONSTRAINTS ALL IMMEDIATE").await.unwrap();
+    let error = db
+        .idempotency()
+        .execute_in(&mut transaction, &operation(), async |conn| charge(conn, 42).await)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
+    assert!(error.to_string().contains("SET CONSTRAINTS"), "{error}");
+}
+
+#[tokio::test]
+async fn an_aborted_transaction_is_named() {
+    let db = Database::new().await;
+    let mut transaction = db.pool.begin().await.unwrap();
+    transaction.execute("SELECT 1 / 0").await.unwrap_err();
+    let error = db
+        .idempotency()
+        .execute_in(&mut transaction, &operation(), async |conn| charge(conn, 42).await)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
+    assert!(error.to_string().contains("a statement in the transaction failed"), "{error}");
+}
+
+#[tokio::test]
+async fn an_outer_operation_undoes_all_of_itself_after_an_inner_one_was_dropped() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    let inner = Operation::new(scope(), key("inner"));
+    let mut transaction = db.pool.begin().await.unwrap();
+    let error = idempotency
+        .execute_in(&mut transaction, &operation(), async |conn| {
+            charge(conn, 42).await?;
+            // Dropped inside of its closure: its savepoint stays behind.
+            let call = idempotency.execute_in(conn, &inner, async |_| {
+                std::future::pending::<()>().await;
+                Ok::<_, anyhow::Error>(())
+            });
+            tokio::time::timeout(std::time::Duration::from_millis(500), call).await.unwrap_err();
+            anyhow::bail!("the outer one fails");
+            #[allow(unreachable_code, reason = "gives the closure its type")]
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the outer one fails");
+    // The caller's transaction can go on and be committed.
+    transaction.execute("UPDATE accounts SET balance = balance").await.unwrap();
+    transaction.commit().await.unwrap();
+    db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn begin_opens_a_transaction_for_it_on_a_hardened_pool_too() {
+    let db = Database::new().await;
+    let idempotency = pgonce::Idempotency::connect(db.options()).await.unwrap();
+    let mut transaction = idempotency.begin().await.unwrap();
+    idempotency
+        .execute_in(&mut transaction, &operation(), async |conn| charge(conn, 42).await)
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    db.assert_charged_once().await;
+}

@@ -185,6 +185,89 @@ async fn an_escape_is_reported_even_if_the_result_cannot_be_stored() {
 }
 
 #[tokio::test]
+async fn a_nested_operation_that_was_dropped_half_way_keeps_the_outer_one_from_committing() {
+    let db = Database::new().await;
+    let idempotency = Idempotency::new(db.forwarded_pool().await);
+    let inner = pgonce::Operation::new(support::scope(), support::key("inner"));
+    let error = idempotency
+        .execute(&operation(), async |conn| {
+            // Dropped inside of its closure, after its claim.
+            let call = idempotency.execute_in(conn, &inner, async |_| {
+                std::future::pending::<()>().await;
+                Ok::<_, Error>(())
+            });
+            let dropped = tokio::time::timeout(std::time::Duration::from_millis(500), call).await;
+            assert!(dropped.is_err());
+            charge(conn, 42).await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{error}");
+    assert!(error.to_string().contains("half-way"), "{error}");
+    db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn a_closure_that_gave_up_on_a_statement_is_not_waited_for() {
+    let db = Database::new().await;
+    let idempotency = Idempotency::new(db.pool_of(1));
+    let started = std::time::Instant::now();
+    let error = idempotency
+        .execute(&operation(), async |conn| {
+            charge(conn, 42).await?;
+            let slow = conn.execute("SELECT pg_sleep(300)");
+            let slow = tokio::time::timeout(std::time::Duration::from_millis(100), slow).await;
+            slow.map_err(|_| anyhow::anyhow!("too slow"))?.map_err(anyhow::Error::from).map(drop)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "too slow");
+    // Not a measurement of speed: the statement takes five minutes.
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+    // The slot of the pool is free as well, while the server is still at it.
+    sqlx::query("SELECT 1").execute(idempotency.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_report_of_a_refused_commit_does_not_promise_too_much() {
+    let db = Database::new().await;
+    let error = db
+        .idempotency()
+        .execute(&operation(), async |conn| {
+            let refused = conn.execute("COMMIT").await.unwrap_err();
+            write_on(conn).await?;
+            Err::<(), Error>(refused.into())
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
+    assert_eq!(db.count("ledger").await, 1, "on a plain pool it is committed");
+    assert!(error.to_string().contains("what the closure wrote after a COMMIT of its own is"), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_that_hides_its_rows_is_reported_and_not_tried_for_ever() {
+    for obstacle in [
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER hidden BEFORE INSERT ON pgonce.keys FOR EACH ROW EXECUTE FUNCTION nothing()",
+        "CREATE RULE hidden AS ON INSERT TO pgonce.keys DO INSTEAD NOTHING",
+    ] {
+        let db = Database::new().await;
+        sqlx::raw_sql(obstacle).execute(&db.pool).await.unwrap();
+        let idempotency = db.idempotency();
+        let operation = operation();
+        let call = idempotency.execute(&operation, async |conn| charge(conn, 42).await);
+        let call = tokio::time::timeout(std::time::Duration::from_secs(60), call).await;
+        let error = call.expect("it tries for ever").unwrap_err();
+        let refused = [ErrorKind::AtomicityViolation, ErrorKind::Database].contains(&error.kind());
+        assert!(refused, "{error}");
+        assert_eq!(db.count("ledger").await, 0);
+        let verified = pgonce::verify(&db.pool).await.unwrap_err();
+        assert!(verified.to_string().contains("hidden"), "{verified}");
+    }
+}
+
+#[tokio::test]
 async fn a_write_refused_after_an_escape_is_reported_as_the_escape() {
     let db = Database::new().await;
     let error = hardened(&db)

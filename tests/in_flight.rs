@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgonce::{ClosureError, Error, ErrorKind, Idempotency, InFlight, Isolation, Operation, Outcome};
+use pgonce::{Error, ErrorKind, Idempotency, InFlight, Isolation, Operation, Outcome};
 use support::{Database, charge, key, operation, scope};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::JoinSet;
@@ -237,7 +237,8 @@ async fn the_wait_is_bounded_when_the_pool_is_exhausted_too() {
     });
     // The duplicate has looked at least once; then somebody takes its pool's only connection and keeps it.
     db.wait_until(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%ROLLBACK%')",
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+         AND query LIKE '%ROLLBACK%')",
     )
     .await;
     let kept = pool.acquire().await.unwrap();
@@ -281,7 +282,7 @@ async fn a_killed_backend_frees_the_key_at_once() {
     assert!(!retry.is_replayed());
     first.go_on.send(Ok(())).unwrap();
     let error = first.call.await.unwrap().unwrap_err();
-    let error = error.pgonce_error().expect("pgonce's error");
+    let error = error.downcast_ref::<Error>().expect("pgonce's error");
     assert_eq!(error.kind(), ErrorKind::Database, "{error}");
     assert!(error.is_retryable(), "{error}");
     db.assert_charged_once().await;

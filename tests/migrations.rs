@@ -284,9 +284,19 @@ async fn a_read_only_connection_is_refused_in_words_that_help() {
 #[tokio::test]
 async fn a_hostile_search_path_redirects_nothing() {
     let db = Database::new().await;
-    run(&db.pool, "CREATE SCHEMA evil; CREATE TABLE evil.keys (scope text, key text)").await;
-    let pool = PgPoolOptions::new().connect_lazy_with(db.options().options([("search_path", "evil")]));
+    // A table of the same name, and what test suites do to travel in time.
+    run(
+        &db.pool,
+        "CREATE SCHEMA evil; CREATE TABLE evil.keys (scope text, key text);
+         CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT '1999-12-31'::timestamptz $$;
+         CREATE FUNCTION evil.hashtextextended(text, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'",
+    )
+    .await;
+    let search_path = [("search_path", "evil,pg_catalog")];
+    let pool = PgPoolOptions::new().connect_lazy_with(db.options().options(search_path));
     works(&pool).await;
+    let replayed = Idempotency::new(pool).execute(&operation(), async |_| Ok::<_, Error>(8)).await.unwrap();
+    assert_eq!(replayed, pgonce::Outcome::Replayed(7));
     assert_eq!(db.count("evil.keys").await, 0);
     assert_eq!(db.count("pgonce.keys").await, 1);
 }

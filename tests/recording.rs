@@ -96,8 +96,13 @@ async fn a_failed_statement_may_be_the_reason_for_a_recorded_failure() {
         .idempotency()
         .execute_recording(&operation(), async |conn| {
             let charged = charge(conn, 5000).await;
-            // The transaction is aborted here; undoing to the savepoint heals it.
-            Ok::<_, Error>(charged.map_err(|_| Declined { reason: "insufficient funds".into() }))
+            match charged {
+                // The transaction is aborted here; undoing to the savepoint heals it.
+                Err(error) if error.to_string().contains("accounts_balance_check") => {
+                    Ok(Err(Declined { reason: "insufficient funds".into() }))
+                }
+                charged => charged.map(Ok),
+            }
         })
         .await
         .unwrap();
@@ -244,4 +249,23 @@ async fn a_claim_with_a_result_that_cannot_be_stored_is_released() {
     let error = claimed.complete(&()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "a swallowed error");
     db.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn a_savepoint_of_the_closures_own_is_undone_as_well() {
+    let db = Database::new().await;
+    let outcome = db
+        .idempotency()
+        .execute_recording(&operation(), async |conn| {
+            charge(conn, 42).await?;
+            // Names that somebody may have read in a log.
+            for name in 0..50 {
+                conn.execute(sqlx::AssertSqlSafe(format!("SAVEPOINT s{name}"))).await?;
+            }
+            Ok::<Result<i64, _>, Error>(Err(declined()))
+        })
+        .await
+        .unwrap();
+    assert_eq!(outcome, Outcome::Executed(Err(declined())));
+    assert_eq!(db.count("ledger").await, 0);
 }

@@ -222,33 +222,28 @@ async fn a_takeover_that_comes_too_late_replays() {
 
 #[tokio::test]
 async fn a_key_that_vanishes_under_a_claim_is_claimed_again() {
-    // The claim sees the row, the row is purged, the claim looks: it must start over, not fail and not replay.
+    // The claim meets the row, the row is deleted, the claim looks for it and finds nothing.
     let db = Database::new().await;
-    let idempotency = Idempotency::new(db.pool_of(8)).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let purger = tokio::spawn({
-        let (idempotency, stop) = (idempotency.clone(), stop.clone());
-        async move {
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                idempotency.purge_expired(100).await.unwrap();
+    db.idempotency().execute(&operation(), async |conn| charge(conn, 1).await).await.unwrap();
+    let (reached, mut is_reached) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, told) = tokio::sync::watch::channel(false);
+    let pool = db
+        .gated_pool("LEFT JOIN pgonce.keys", move || {
+            let (reached, mut told) = (reached.clone(), told.clone());
+            async move {
+                reached.send(()).unwrap();
+                told.wait_for(|go_on| *go_on).await.unwrap();
             }
-        }
+        })
+        .await;
+    let call = tokio::spawn(async move {
+        Idempotency::new(pool).execute(&operation(), async |conn| charge(conn, 1).await).await
     });
-    let mut calls = JoinSet::new();
-    for _ in 0..4 {
-        let idempotency = idempotency.clone().with_retention(Duration::from_micros(1));
-        calls.spawn(async move {
-            let mut executed = 0;
-            for _ in 0..50 {
-                let outcome =
-                    idempotency.execute(&operation(), async |conn| charge(conn, 1).await).await.unwrap();
-                executed += i64::from(!outcome.is_replayed());
-            }
-            executed
-        });
-    }
-    let executed: i64 = calls.join_all().await.into_iter().sum();
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    purger.await.unwrap();
-    assert_eq!(db.count("ledger").await, executed);
+    is_reached.recv().await.unwrap();
+    expire_all(&db).await;
+    assert_eq!(db.idempotency().purge_expired(10).await.unwrap(), 1);
+    go_on.send(true).unwrap();
+    assert!(!call.await.unwrap().unwrap().is_replayed());
+    assert_eq!(db.count("ledger").await, 2);
+    assert_eq!(db.count("pgonce.keys").await, 1);
 }

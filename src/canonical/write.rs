@@ -301,7 +301,10 @@ impl ser::SerializeStruct for Map<'_> {
         };
         match name {
             NUMBER_TOKEN => encoder.number(&text),
-            _ => encoder.json(text.as_bytes()),
+            _ => {
+                encoder.text(b'r', text.as_bytes());
+                Ok(())
+            }
         }
     }
 

@@ -1,0 +1,83 @@
+//! The statement of [`verify`](crate::verify). Private.
+
+/// One row for everything that is missing: the problem and its remedy. Only reads the catalogs, which everyone may.
+pub(crate) const VERIFY: &str = "\
+WITH needed_column (name) AS (
+    VALUES ('scope'), ('key'), ('fingerprint'), ('state'), ('result'), ('result_format'), ('attempt'),
+           ('transaction_id'), ('created_at'), ('completed_at'), ('expires_at'), ('unfinished')
+), keys AS (
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'pgonce' AND c.relname = 'keys'
+), needed_grant (privilege) AS (
+    VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')
+), guard AS (
+    SELECT c.condeferred AND c.convalidated AS deferred,
+           EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgenabled NOT IN ('O', 'A'))
+               AS disabled
+    FROM pg_catalog.pg_constraint c JOIN keys ON keys.oid = c.conrelid
+    WHERE c.conname = 'keys_finished_before_commit'
+)
+SELECT 'table pgonce.keys is missing' AS problem,
+       'call `pgonce::migrate(&pool)` as the owner of the database, or run `sqlx migrate run` in the folder of the '
+       'pgonce crate' AS remedy
+WHERE NOT EXISTS (SELECT FROM keys)
+UNION ALL
+SELECT pg_catalog.format('column pgonce.keys.%s is missing', needed_column.name),
+       'apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`'
+FROM needed_column, keys
+WHERE NOT EXISTS (
+    SELECT FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = keys.oid AND a.attname = needed_column.name AND NOT a.attisdropped
+)
+UNION ALL
+SELECT 'the primary key of pgonce.keys on (scope, key) is missing',
+       'nothing keeps an operation from running twice: restore it with '
+       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_pkey PRIMARY KEY (scope, key)'
+FROM keys
+WHERE NOT EXISTS (
+    SELECT FROM pg_catalog.pg_constraint c
+    WHERE c.conrelid = keys.oid AND c.contype = 'p' AND pg_catalog.pg_get_constraintdef(c.oid) LIKE '%(scope, key)'
+)
+UNION ALL
+SELECT 'the constraint keys_finished_before_commit is missing or not deferred',
+       'nothing keeps a pending key from being committed: restore it with '
+       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_finished_before_commit FOREIGN KEY (unfinished) '
+       'REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED'
+FROM keys
+WHERE NOT EXISTS (SELECT FROM guard WHERE deferred)
+UNION ALL
+SELECT 'the triggers of keys_finished_before_commit are disabled',
+       'nothing keeps a pending key from being committed: ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
+FROM guard
+WHERE disabled
+UNION ALL
+SELECT pg_catalog.format('pgonce.keys has the trigger %I', t.tgname),
+       pg_catalog.format('it may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname)
+FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
+WHERE NOT t.tgisinternal
+UNION ALL
+SELECT pg_catalog.format('pgonce.keys has the rule %I', r.rulename),
+       pg_catalog.format('it may change or hide rows: DROP RULE %I ON pgonce.keys', r.rulename)
+FROM pg_catalog.pg_rewrite r JOIN keys ON keys.oid = r.ev_class
+UNION ALL
+SELECT 'pgonce.keys has row-level security',
+       'a claim must see every row: ALTER TABLE pgonce.keys DISABLE ROW LEVEL SECURITY'
+FROM pg_catalog.pg_class c JOIN keys ON keys.oid = c.oid
+WHERE c.relrowsecurity
+UNION ALL
+SELECT 'session_replication_role is not origin',
+       'foreign keys are not enforced in such a session: take the setting from the role or the connection'
+WHERE pg_catalog.current_setting('session_replication_role') <> 'origin'
+UNION ALL
+SELECT pg_catalog.format('role %I lacks USAGE on schema pgonce', current_user),
+       pg_catalog.format('GRANT USAGE ON SCHEMA pgonce TO %I', current_user)
+FROM pg_catalog.pg_namespace n
+WHERE n.nspname = 'pgonce' AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+UNION ALL
+SELECT pg_catalog.format('role %I lacks %s on pgonce.keys', current_user, needed_grant.privilege),
+       pg_catalog.format('GRANT %s ON pgonce.keys TO %I', needed_grant.privilege, current_user)
+FROM needed_grant, keys
+WHERE NOT pg_catalog.has_table_privilege(keys.oid, needed_grant.privilege)
+UNION ALL
+SELECT 'the server is a standby', 'connect to the primary: keys are written, and replays must not be stale'
+WHERE pg_catalog.pg_is_in_recovery()";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, PgTransaction, Postgres};
+use tracing::{Instrument, debug_span};
 
 use crate::transaction::Transaction;
 use crate::{Error, IdempotencyKey, Record, Scope, sql};
@@ -168,7 +169,9 @@ impl Idempotency {
     ///
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database).
     pub async fn find(&self, scope: &Scope, key: &IdempotencyKey) -> Result<Option<Record>, Error> {
-        sql::find(&self.pool, scope, key).await
+        sql::find(&self.pool, scope, key)
+            .instrument(debug_span!("pgonce", call = "find", scope = scope.as_str()))
+            .await
     }
 
     /// Opens a transaction on the pool, for [`execute_in`](Self::execute_in): at this `Idempotency`'s isolation level, and

@@ -140,15 +140,19 @@
 //! # }
 //! ```
 //!
-//! Do not do slow things like this inside of the closure if you can help it: the transaction, its connection and the key are held
-//! meanwhile.
+//! Inside of the closure such a call holds the transaction, its connection, the rows that it has locked, and the key. For a
+//! processor that answers within a second that is usually fine, and the simplest thing to read: do it last, as the
+//! [`payment` example] does, with a time-out. Where it may take long, make two operations of it: one that records the intent,
+//! then the call with its derived key and no transaction open, then one that records the answer.
+//!
+//! [`payment` example]: https://github.com/pgonce/pgonce/tree/main/examples/payment
 //!
 //! # Duplicates in flight
 //!
 //! The first call has not committed, and the second one is here. By default the second fails with
 //! [`InFlight`](ErrorKind::InFlight) at once. With [`InFlight::Wait`] it looks again and again, for a bounded time, and returns the
-//! first one's result, or executes if the first one failed. It holds no connection between two looks, so that a thousand waiting
-//! duplicates cannot starve the one that they wait for.
+//! first one's result, or executes if the first one failed. It holds no connection between two looks, so that waiting duplicates
+//! cannot starve the one that they wait for; but each look is a short transaction, so do not let thousands wait.
 //!
 //! # Conflicts
 //!
@@ -183,6 +187,12 @@
 //! A connection whose transaction did not end in an orderly way (a panic, a dropped future) is closed, never reused. If a statement
 //! was running on it, the server goes on with it until it ends, and the key is in flight so long; a hardened pool makes the server
 //! look after its client every second (`client_connection_check_interval`), and for a pool of your own you can set the same.
+//!
+//! A closure that itself calls `execute` on the same pool needs two connections at once, and enough of those at the same time
+//! exhaust any pool: use [`Idempotency::execute_in`] on the closure's connection instead.
+//!
+//! **PgBouncer** in transaction mode needs version 1.21 or later with `max_prepared_statements` above 0, and `ignore_startup_parameters = extra_float_digits`. Without support for prepared statements sqlx may
+//! read **wrong values without an error**. [`migrate`] and [`Idempotency::connect`] need a direct connection.
 //!
 //! # Without a closure, inside of another transaction, for other callers
 //!

@@ -35,7 +35,8 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
 /// Each migration commits with the note that it was applied. Everything is kept in the schema `pgonce`, the
 /// notes too (`pgonce._sqlx_migrations`), so that the application's own `_sqlx_migrations` is not disturbed.
 ///
-/// Call it as a role that may create a schema, from the deployment or at start-up. It locks out other runs of
+/// Call it as a role that may create a schema (which is asked for every time), from the deployment or at start-up. In a
+/// database that another tool has migrated with [`MIGRATIONS`] it fails, since it finds no notes of its own: stay with one. It locks out other runs of
 /// sqlx's migrator by a session-level advisory lock, so it needs a direct connection, not PgBouncer in transaction
 /// mode, and a pool that is not read-only.
 ///

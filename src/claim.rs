@@ -13,7 +13,7 @@ use crate::record::{Record, State, encode_any};
 use crate::run::span;
 use crate::sql::{self, Found, Owner, Savepoint};
 use crate::transaction::{self, Transaction};
-use crate::{Error, Idempotency, Operation};
+use crate::{Error, ErrorKind, Idempotency, Operation};
 
 /// What [`Idempotency::claim`](crate::Idempotency::claim) found.
 #[derive(Debug)]
@@ -70,13 +70,13 @@ pub struct Claimed {
     owner: Owner,
     max_result_size: usize,
     /// Set when a failure may be recorded.
-    savepoint: Option<Savepoint>,
+    records: bool,
     span: Span,
 }
 
 impl Claimed {
     pub(crate) fn new(transaction: Transaction, owner: Owner, max_result_size: usize) -> Self {
-        Self { transaction, owner, max_result_size, savepoint: None, span: Span::current() }
+        Self { transaction, owner, max_result_size, records: false, span: Span::current() }
     }
 
     /// Commits the business writes, the key and this result together.
@@ -112,7 +112,10 @@ impl Claimed {
     /// Undoes everything: the business writes are gone and the key is free. The same as dropping the claim, except
     /// that the connection goes back to the pool.
     pub async fn release(self) {
-        let _ = self.abandon().await;
+        let rollback = self.transaction.rollback().instrument(self.span);
+        if tokio::time::timeout(ORDERLY_END, rollback).await.is_ok() {
+            debug!("released the key");
+        }
     }
 
     /// The connection, inside of the transaction.
@@ -122,8 +125,8 @@ impl Claimed {
 
     /// Sets the point to which a recorded failure undoes the business writes.
     pub(crate) async fn recorded_from_here(&mut self) -> Result<(), Error> {
-        self.savepoint = Some(Savepoint::set(self.transaction.connection()).await?);
-        Ok(())
+        self.records = true;
+        Savepoint::Recording.set(self.transaction.connection()).await
     }
 
     /// Stores the encoded result and commits, or rolls back when there is none.
@@ -138,7 +141,12 @@ impl Claimed {
                 Err(error) => Err(error),
             };
             if let Err(error) = stored {
-                return Err(self.abandon().await.err().unwrap_or(error));
+                return Err(match self.abandon().await {
+                    Ended::Outside if error.kind() != ErrorKind::AtomicityViolation => {
+                        Error::left_the_transaction(None)
+                    }
+                    _ => error,
+                });
             }
             let Err(error) = self.transaction.commit().await else {
                 debug!("committed the writes, the key and the result");
@@ -157,34 +165,42 @@ impl Claimed {
 
     async fn store(&mut self, state: State, result: &[u8]) -> Result<(), Error> {
         let conn = self.transaction.connection();
-        if let (State::Failed, Some(savepoint)) = (state, self.savepoint) {
-            // Nested transactions that the closure left open are undone with it.
-            transaction::rollback_to_depth(conn, 1).await.map_err(Error::of_statement)?;
-            savepoint.undo(conn).await?;
+        if state == State::Failed && self.records {
+            Savepoint::Recording.undo(conn, 1).await?;
         }
         finish(conn, &self.owner, 1, state, result).await
     }
 
     /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it
     /// wrote after that may be committed, and the caller must hear of it.
-    pub(crate) async fn abandon(mut self) -> Result<(), Error> {
+    pub(crate) async fn abandon(mut self) -> Ended {
         let span = self.span.clone();
         let undo = async move {
             let conn = self.transaction.connection();
-            // A statement that fails means an aborted transaction or a dead connection: still inside, or nothing left.
+            // A statement that fails means an aborted transaction or a dead connection.
             let inside =
                 transaction::depth(conn) > 0 && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
             self.transaction.rollback().await;
             debug!("released the key");
-            inside
+            if inside { Ended::Inside } else { Ended::Outside }
         };
-        // The work may have given up on a statement that is still running, and the answer comes after it: then the
-        // connection is dropped, which closes it.
-        match tokio::time::timeout(ORDERLY_END, undo).instrument(span).await {
-            Ok(false) => Err(Error::left_the_transaction(None)),
-            Ok(true) | Err(_) => Ok(()),
-        }
+        // The work may have given up on a statement that is still running, and the answer comes after it. Dropping
+        // the connection closes it.
+        tokio::time::timeout(ORDERLY_END, undo).instrument(span).await.unwrap_or_else(|_| {
+            warn!("a statement is still running: closed the connection under it");
+            Ended::Unheard
+        })
     }
+}
+
+/// Where the work was when it was given up.
+pub(crate) enum Ended {
+    /// In the transaction: nothing is left of it.
+    Inside,
+    /// Somewhere else.
+    Outside,
+    /// The server did not answer in time. The connection is closed.
+    Unheard,
 }
 
 /// How long a transaction that is given up may take to end in an orderly way.

@@ -12,15 +12,15 @@ pub(crate) const GUARD: &str = "keys_finished_before_commit";
 
 const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
     `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
-    made by `Idempotency::connect`, and transactions on it by `Idempotency::begin`";
+    made by `Idempotency::connect`, and a transaction on it opened with `BEGIN READ WRITE`";
 const GRANTS: &str = "the role lacks a grant: `pgonce::verify(&pool)` lists it, and the documentation of \
     `pgonce::migrate` has the GRANT statements";
 const NOT_MIGRATED: &str = "its migrations are not applied; call `pgonce::migrate(&pool)` as the owner of the database, or \
     run `sqlx migrate run` in the folder of the pgonce crate, then see `pgonce::verify(&pool)`";
 const MIGRATE: &str = "migrate as a role that may create a schema in this database, over a direct read-write connection, \
-    with the release of pgonce that is the newest one in use, and with one tool only";
-const SWALLOWED: &str = "a statement in the transaction failed and the closure went on as if it had not, so nothing of it \
-    can be committed; return the error, or put what may fail into a nested `begin()`";
+    with the release of pgonce that is the newest one in use, and not where another tool than sqlx's has migrated";
+const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
+    nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
 const GUARDED: &str = "a COMMIT was refused while a key was pending, or the constraint \
     pgonce.keys_finished_before_commit was made immediate; leave COMMIT to pgonce, do not drop the future of a nested \
     `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
@@ -33,8 +33,9 @@ const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it
 /// Everything that pgonce's calls can fail with.
 ///
 /// Whatever the error: nothing of the failed call is committed, unless it is
-/// [`CommitUnknown`](ErrorKind::CommitUnknown), or an [`AtomicityViolation`](ErrorKind::AtomicityViolation) on a
-/// pool that is not hardened. No error repeats a parameter or a result.
+/// [`CommitUnknown`](ErrorKind::CommitUnknown), or the closure left its transaction on a pool that is not hardened (an
+/// [`AtomicityViolation`](ErrorKind::AtomicityViolation); or the closure's own error, where it also left a statement
+/// running, or began and broke another transaction). No error repeats a parameter or a result.
 ///
 /// Match on [`kind`](Self::kind) to decide what to answer, and ask [`is_retryable`](Self::is_retryable) whether
 /// the same call may simply be made again.
@@ -319,8 +320,8 @@ pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
 
 /// A COMMIT was tried while a row was pending, or the constraint was made immediate.
 pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
-    let table = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
-    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD) && table == Some("pgonce")
+    let schema = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
+    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD) && schema == Some("pgonce")
 }
 
 /// Whether a COMMIT that failed like this may have taken effect all the same: whenever the session ended with it.
@@ -338,8 +339,11 @@ fn passes_by_itself(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => {
             is_conflict(error.as_ref())
                 || error.code().is_some_and(|code| {
-                    // Classes: connection exceptions; out of connections, memory or disk; the server ends or starts.
-                    ["08", "53", "57P0"].iter().any(|class| code.starts_with(class))
+                    // Classes: connection exceptions; out of connections, memory or disk.
+                    code.starts_with("08")
+                        || code.starts_with("53")
+                        // The server ends or starts; an idle session was ended.
+                        || matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "57P05")
                         // Time-outs: lock, statement (or cancelled by somebody), idle in transaction, transaction.
                         || matches!(code.as_ref(), "55P03" | "57014" | "25P03" | "25P04")
                 })

@@ -10,7 +10,7 @@ use crate::closure::{AsyncClosure, ClosureError};
 use crate::record::{State, encode_as};
 use crate::run::{Plain, Recording, guard_violation, span};
 use crate::sql::Savepoint;
-use crate::transaction::{depth, rollback_to_depth};
+use crate::transaction::depth;
 use crate::{Error, ErrorKind, Idempotency, Operation, Outcome};
 
 impl Idempotency {
@@ -181,6 +181,10 @@ impl Idempotency {
     /// whole or refused: while the operation is half done, the database does not commit the transaction
     /// (`keys_finished_before_commit`).
     ///
+    /// On a hardened pool open the transaction with `begin_with("BEGIN READ WRITE")`. A closure that ends the transaction
+    /// ends the caller's; after an [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) drop it, since committing what
+    /// has ended succeeds and stores nothing.
+    ///
     /// A final failure is not recorded here, and one that was recorded cannot be replayed as `T`: use
     /// [`claim`](Self::claim) and [`recording`](crate::Claimed::recording) for both.
     ///
@@ -192,7 +196,7 @@ impl Idempotency {
     /// ```
     /// # use pgonce::{Idempotency, Operation};
     /// # async fn example(idempotency: Idempotency, operation: Operation) -> Result<(), pgonce::Error> {
-    /// let mut transaction = idempotency.begin().await?;
+    /// let mut transaction = idempotency.pool().begin().await?;
     /// let outcome = idempotency
     ///     .execute_in(&mut transaction, &operation, async |conn| {
     ///         sqlx::query("UPDATE accounts SET balance = balance - 1").execute(conn).await?;
@@ -232,17 +236,14 @@ impl Idempotency {
             )));
         }
         async {
-            let savepoint = Savepoint::set(conn).await?;
+            let savepoint = Savepoint::of_operation();
+            savepoint.set(conn).await?;
             let result = self.run_in::<T, E, F>(conn, operation, closure).await;
             if let Ok(Outcome::Executed(_)) = result {
                 savepoint.release(conn).await?;
                 return result;
             }
-            // Nested transactions that the closure left open go first.
-            let undone = match rollback_to_depth(conn, outer).await {
-                Ok(()) => savepoint.undo(conn).await,
-                Err(error) => Err(Error::of_statement(error)),
-            };
+            let undone = savepoint.undo(conn, outer).await;
             match (result, undone) {
                 (result, Ok(())) => result,
                 // The closure's error, unless it failed because it had left the transaction.

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, PgTransaction, Postgres};
 use tracing::{Instrument, debug_span};
 
 use crate::transaction::Transaction;
@@ -21,8 +20,8 @@ pub enum InFlight {
     /// Look again and again for at most this long in all, then fail with [`InFlight`](crate::ErrorKind::InFlight).
     ///
     /// No connection is held between two looks, so waiting duplicates cannot starve the execution they wait for.
-    /// (A look itself takes milliseconds. Only where somebody has locked `pgonce.keys` by hand may the first one take
-    /// longer, as every statement would; PostgreSQL's `lock_timeout` bounds that.)
+    /// The time counts from when the key was first found in flight, and the last look may take a second more. How long a
+    /// call may take before that is the pool's affair (`acquire_timeout`), and that of PostgreSQL's `lock_timeout`.
     Wait(Duration),
 }
 
@@ -174,21 +173,8 @@ impl Idempotency {
             .await
     }
 
-    /// Opens a transaction on the pool, for [`execute_in`](Self::execute_in): at this `Idempotency`'s isolation level, and
-    /// writable on a hardened pool too. It is the caller's to commit.
-    ///
-    /// # Errors
-    ///
-    /// [`Database`](crate::ErrorKind::Database).
-    pub async fn begin(&self) -> Result<PgTransaction<'static>, Error> {
-        self.pool.begin_with(self.begin_statement(self.isolation)).await.map_err(Error::of_begin)
-    }
-
-    pub(crate) async fn begin_on(
-        &self,
-        conn: PoolConnection<Postgres>,
-        isolation: Isolation,
-    ) -> Result<Transaction, Error> {
+    pub(crate) async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {
+        let conn = self.pool.acquire().await?;
         Transaction::begin(conn, self.begin_statement(isolation)).await.map_err(Error::of_begin)
     }
 

@@ -11,10 +11,9 @@ impl Idempotency {
     ///
     /// # Errors
     ///
-    /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database); nothing is deleted.
+    /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Call it again.
     pub async fn purge_expired(&self, limit: u32) -> Result<u64, Error> {
-        let conn = self.pool().acquire().await?;
-        let mut transaction = self.begin_on(conn, Isolation::ReadCommitted).await?;
+        let mut transaction = self.begin(Isolation::ReadCommitted).await?;
         let purged = sql::purge(transaction.connection(), limit).await?;
         transaction.commit().await?;
         tracing::debug!(purged, "purged expired idempotency keys");

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
+use sqlx::PgConnection;
 use tokio::time::timeout_at;
 use tracing::{Instrument, Span, debug, field, info_span, warn};
 
-use crate::claim::{self, Attempt, Claim, Claimed};
+use crate::claim::{self, Attempt, Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::error::is_guard;
 use crate::patience::Patience;
@@ -49,23 +48,15 @@ impl Idempotency {
         operation: &Operation,
         patience: &mut Patience,
     ) -> Result<Option<Claim>, Error> {
-        let acquire = self.pool().acquire();
         let Some(deadline) = patience.deadline() else {
-            return self.claim_on(acquire.await?, operation, patience).await;
+            return self.claim_on(operation, patience).await;
         };
         // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
-        let Ok(conn) = timeout_at(deadline, acquire).await else { return Ok(None) };
-        let claim = self.claim_on(conn?, operation, patience);
-        timeout_at(deadline + LAST_LOOK, claim).await.unwrap_or(Ok(None))
+        timeout_at(deadline + LAST_LOOK, self.claim_on(operation, patience)).await.unwrap_or(Ok(None))
     }
 
-    async fn claim_on(
-        &self,
-        conn: PoolConnection<Postgres>,
-        operation: &Operation,
-        patience: &mut Patience,
-    ) -> Result<Option<Claim>, Error> {
-        let mut transaction = self.begin_on(conn, self.isolation).await?;
+    async fn claim_on(&self, operation: &Operation, patience: &mut Patience) -> Result<Option<Claim>, Error> {
+        let mut transaction = self.begin(self.isolation).await?;
         match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await {
             Ok(Attempt::Claimed(owner)) => {
                 patience.claimed();
@@ -117,14 +108,14 @@ impl Idempotency {
                         Ok(()) => return Ok(Outcome::Executed(value)),
                         Err(error) => E::from(error),
                     },
-                    Err(error) => {
-                        let left = claimed.abandon().await.err();
-                        match guard_violation(&error).or(left) {
-                            // More telling than what the closure made of it.
-                            Some(violation) => return Err(E::from(violation)),
-                            None => error,
-                        }
-                    }
+                    Err(error) => match (claimed.abandon().await, guard_violation(&error)) {
+                        // More telling than what the closure made of it.
+                        (_, Some(violation)) => return Err(E::from(violation)),
+                        (Ended::Outside, None) => return Err(E::from(Error::left_the_transaction(None))),
+                        // Not repeated, since it is not proven that nothing is left of it.
+                        (Ended::Unheard, None) => return Err(error),
+                        (Ended::Inside, None) => error,
+                    },
                 };
                 if !error.is_conflict() {
                     return Err(error);

@@ -6,7 +6,7 @@
 
 mod verify;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
+use crate::transaction::rollback_to_depth;
 use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
-/// Inserts the pending row. One row (the transaction's id) means claimed.
+/// Inserts the pending row. One row (the transaction's id, and whether it is serializable) means claimed.
 ///
 /// No row means that the key exists, or that another transaction holds its advisory lock: a claim in flight is noticed
 /// without waiting for its row lock. A collision of two keys' locks costs a needless `InFlight` and nothing else; the
@@ -57,8 +58,8 @@ WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_catalog.pg_current_xa
 RETURNING state";
 
 /// The same for SERIALIZABLE, where the UPDATE's own search would lock what it reads against all other keys (the whole
-/// table, when it is small), and each two calls would conflict. ON CONFLICT searches without such locks. Should the row
-/// be gone, what it inserts is pending, which is not what we ask for, and which cannot be committed.
+/// table, when it is small), and each two calls would conflict. ON CONFLICT searches without such locks. (Takeovers of
+/// expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it inserts is pending, which is not what we ask for, and which cannot be committed.
 const FINISH_SERIALIZABLE: &str = "\
 INSERT INTO pgonce.keys AS k (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
 SELECT $1, $2, pg_catalog.decode(pg_catalog.repeat('00', 33), 'hex'), pg_catalog.gen_random_uuid(), 'pending', 0,
@@ -195,33 +196,48 @@ pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Resu
     sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await
 }
 
-/// A savepoint of ours, with a name of its own: an inner one that was left behind must not be taken for an outer one.
+/// A savepoint of ours. Not sqlx's `begin()`, which ends the outer transaction when it is cancelled.
 ///
-/// Not sqlx's `begin()`, which ends the outer transaction when it is cancelled.
+/// An inner operation that was dropped leaves its savepoint behind, and an outer one must not take it for its own. The
+/// names are few all the same, since each is a line in the server's statistics of statements; should two ever meet, the
+/// outer operation is undone in part, and its pending row keeps that from being committed.
 #[derive(Clone, Copy)]
-pub(crate) struct Savepoint(u64);
+pub(crate) enum Savepoint {
+    /// Before the work whose failure may be recorded. There is one in a transaction.
+    Recording,
+    /// Around an operation inside of a caller's transaction.
+    Operation(u8),
+}
 
 impl Savepoint {
-    pub(crate) async fn set(conn: &mut PgConnection) -> Result<Self, Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let savepoint = Self(NEXT.fetch_add(1, Ordering::Relaxed));
-        savepoint.run(conn, "SAVEPOINT").await?;
-        Ok(savepoint)
+    pub(crate) fn of_operation() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        Self::Operation(NEXT.fetch_add(1, Ordering::Relaxed) % 64)
     }
 
-    /// Undoes what was written since.
-    pub(crate) async fn undo(self, conn: &mut PgConnection) -> Result<(), Error> {
-        self.run(conn, "ROLLBACK TO SAVEPOINT").await
+    pub(crate) async fn set(self, conn: &mut PgConnection) -> Result<(), Error> {
+        self.run(conn, &["SAVEPOINT"]).await
     }
 
-    /// Forgets it.
+    /// Undoes what was written since, and what sqlx has open above this depth. It does not stay on the server, where each
+    /// one takes a transaction id and a lock as soon as something is written under it.
+    pub(crate) async fn undo(self, conn: &mut PgConnection, depth: usize) -> Result<(), Error> {
+        rollback_to_depth(conn, depth).await.map_err(Error::of_statement)?;
+        self.run(conn, &["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"]).await
+    }
+
+    /// Keeps what was written since.
     pub(crate) async fn release(self, conn: &mut PgConnection) -> Result<(), Error> {
-        self.run(conn, "RELEASE SAVEPOINT").await
+        self.run(conn, &["RELEASE SAVEPOINT"]).await
     }
 
-    async fn run(self, conn: &mut PgConnection, command: &str) -> Result<(), Error> {
-        let statement = AssertSqlSafe(format!("{command} pgonce_{}", self.0));
-        conn.execute(statement).await.map(drop).map_err(Error::of_statement)
+    async fn run(self, conn: &mut PgConnection, commands: &[&str]) -> Result<(), Error> {
+        let name = match self {
+            Self::Recording => "pgonce_recording".to_owned(),
+            Self::Operation(n) => format!("pgonce_operation_{n}"),
+        };
+        let statements: Vec<_> = commands.iter().map(|command| format!("{command} {name}")).collect();
+        conn.execute(AssertSqlSafe(statements.join("; "))).await.map(drop).map_err(Error::of_statement)
     }
 }
 

@@ -282,14 +282,43 @@ async fn an_outer_operation_undoes_all_of_itself_after_an_inner_one_was_dropped(
 }
 
 #[tokio::test]
-async fn begin_opens_a_transaction_for_it_on_a_hardened_pool_too() {
+async fn it_works_on_a_hardened_pool() {
     let db = Database::new().await;
     let idempotency = pgonce::Idempotency::connect(db.options()).await.unwrap();
-    let mut transaction = idempotency.begin().await.unwrap();
+    let mut transaction = idempotency.pool().begin_with("BEGIN READ WRITE").await.unwrap();
     idempotency
         .execute_in(&mut transaction, &operation(), async |conn| charge(conn, 42).await)
         .await
         .unwrap();
     transaction.commit().await.unwrap();
     db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn what_is_undone_leaves_nothing_on_the_server() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    let mut transaction = db.pool.begin().await.unwrap();
+    let operation = operation();
+    for _ in 0..100 {
+        let call = idempotency.execute_in(&mut transaction, &operation, async |conn| charge(conn, 42).await);
+        assert!(call.await.unwrap().is_replayed());
+    }
+    // Savepoints that stay would all get a transaction id with the first write under them.
+    transaction.execute("UPDATE accounts SET balance = balance").await.unwrap();
+    let (own, next): (i64, i64) = sqlx::query_as(
+        "SELECT pg_current_xact_id()::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint",
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .unwrap();
+    let locks: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'transactionid'",
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .unwrap();
+    assert_eq!(locks, 1, "transaction {own}, next {next}");
+    transaction.rollback().await.unwrap();
 }

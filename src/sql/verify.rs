@@ -52,9 +52,9 @@ FROM guard
 WHERE disabled
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the trigger %I', t.tgname),
-       pg_catalog.format('it may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname)
+       pg_catalog.format('it fires before, and may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname)
 FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
-WHERE NOT t.tgisinternal
+WHERE NOT t.tgisinternal AND t.tgtype & 2 = 2 AND t.tgenabled <> 'D'
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the rule %I', r.rulename),
        pg_catalog.format('it may change or hide rows: DROP RULE %I ON pgonce.keys', r.rulename)
@@ -62,8 +62,8 @@ FROM pg_catalog.pg_rewrite r JOIN keys ON keys.oid = r.ev_class
 UNION ALL
 SELECT 'pgonce.keys has row-level security',
        'a claim must see every row: ALTER TABLE pgonce.keys DISABLE ROW LEVEL SECURITY'
-FROM pg_catalog.pg_class c JOIN keys ON keys.oid = c.oid
-WHERE c.relrowsecurity
+FROM keys
+WHERE pg_catalog.row_security_active(keys.oid)
 UNION ALL
 SELECT 'session_replication_role is not origin',
        'foreign keys are not enforced in such a session: take the setting from the role or the connection'

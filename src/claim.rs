@@ -1,4 +1,4 @@
-//! The protocol: claim a key, then complete it, record its failure, or release it.
+//! A key that is ours: claim it, then complete it, record its failure, or release it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,9 +11,9 @@ use tracing::{Instrument, Span, debug, warn};
 use crate::error::leaves_commit_unknown;
 use crate::record::{Record, State, encode_any};
 use crate::run::span;
-use crate::sql::{self, Found, Owner, Savepoint};
+use crate::sql::{self, Owner, Savepoint};
 use crate::transaction::{self, Transaction};
-use crate::{Error, ErrorKind, Idempotency, Operation};
+use crate::{Error, ErrorKind, Idempotency, Operation, protocol};
 
 /// What [`Idempotency::claim`](crate::Idempotency::claim) found.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl Claimed {
         if state == State::Failed && self.records {
             Savepoint::Recording.undo(conn, 1).await?;
         }
-        finish(conn, &self.owner, 1, state, result).await
+        protocol::finish(conn, &self.owner, 1, state, result).await
     }
 
     /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it
@@ -268,93 +268,4 @@ impl DerefMut for RecordingClaim {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.0
     }
-}
-
-/// What one try to claim came to.
-pub(crate) enum Attempt {
-    Claimed(Owner),
-    Replayed(Record),
-    InFlight,
-}
-
-/// Tries to claim, once, inside of the open transaction on this connection.
-pub(crate) async fn claim(
-    conn: &mut PgConnection,
-    operation: &Operation,
-    retention: Duration,
-) -> Result<Attempt, Error> {
-    // A second round needs another transaction to have finished or removed the row in between.
-    for _ in 0..MAX_ROUNDS {
-        if let Some(owner) = sql::claim(conn, operation, retention).await? {
-            return Ok(Attempt::Claimed(owner));
-        }
-        match sql::look(conn, operation).await? {
-            Found::Live(record) if record.state == State::Pending => return Err(visible_pending(&record)),
-            Found::Live(record) if record.fingerprint != *operation.fingerprint() => {
-                debug!("the key was used with other parameters");
-                return Err(operation.mismatch_error());
-            }
-            Found::Live(record) => return Ok(Attempt::Replayed(record)),
-            Found::Locked => return Ok(Attempt::InFlight),
-            Found::Nothing => {}
-            Found::Expired => {
-                if let Some(owner) = sql::take_over(conn, operation, retention).await? {
-                    return Ok(Attempt::Claimed(owner));
-                }
-            }
-        }
-    }
-    Err(Error::atomicity(
-        "a row of pgonce.keys can neither be inserted nor be seen: a trigger, a rule or row-level security on that table \
-         is in the way; see `pgonce::verify`. Nothing was run",
-        None,
-    ))
-}
-
-/// Far more than a purge and takeovers can cause by chance.
-const MAX_ROUNDS: u32 = 100;
-
-/// Stores the result, as the last statement before COMMIT (or before the end of the caller's savepoint). Proves that
-/// the transaction is alive, still the one that claimed, and as deep as it was.
-pub(crate) async fn finish(
-    conn: &mut PgConnection,
-    owner: &Owner,
-    depth: usize,
-    state: State,
-    result: &[u8],
-) -> Result<(), Error> {
-    if transaction::depth(conn) > depth {
-        return Err(Error::atomicity(
-            "the closure opened a nested transaction and neither committed nor dropped it (`mem::forget`?); nothing \
-             was committed",
-            None,
-        ));
-    }
-    if transaction::depth(conn) < depth {
-        return Err(Error::left_the_transaction(None));
-    }
-    match sql::finish(conn, owner, state, result).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::left_the_transaction(None)),
-        // read_only_sql_transaction: on a hardened pool, outside of our transaction.
-        Err(error)
-            if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("25006") =>
-        {
-            Err(Error::left_the_transaction(Some(error)))
-        }
-        Err(error) => Err(Error::of_statement(error)),
-    }
-}
-
-fn visible_pending(record: &Record) -> Error {
-    Error::atomicity(
-        format!(
-            "key `{}` in scope `{}` is pending where no pending row can be seen: either the closure of this very \
-             operation executes it again in its own transaction, or a pending row was committed because the constraint \
-             pgonce.keys_finished_before_commit was dropped, disabled or bypassed. Nothing was run. In the second case \
-             find out whether the operation took effect, then delete the row, and see `pgonce::verify`",
-            record.key, record.scope
-        ),
-        None,
-    )
 }

@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use tracing::Instrument;
 
-use crate::claim::{self, Attempt};
 use crate::closure::{AsyncClosure, ClosureError};
+use crate::protocol::{self, Attempt};
 use crate::record::{State, encode_as};
 use crate::run::{Plain, Recording, guard_violation, span};
 use crate::sql::Savepoint;
@@ -266,7 +266,7 @@ impl Idempotency {
         T: Serialize + DeserializeOwned + Send,
         E: ClosureError,
     {
-        let owner = match claim::claim(conn, operation, self.retention_of(operation)).await? {
+        let owner = match protocol::claim(conn, operation, self.retention_of(operation)).await? {
             Attempt::Claimed(owner) => owner,
             Attempt::Replayed(record) => return Ok(Outcome::Replayed(record.result()?)),
             Attempt::InFlight => return Err(E::from(operation.in_flight_error())),
@@ -277,7 +277,7 @@ impl Idempotency {
             Err(error) => return Err(guard_violation(&error).map_or(error, E::from)),
         };
         let result = encode_as(&value, self.max_result_size)?;
-        claim::finish(conn, &owner, inside, State::Completed, &result).await?;
+        protocol::finish(conn, &owner, inside, State::Completed, &result).await?;
         Ok(Outcome::Executed(value))
     }
 }

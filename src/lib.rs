@@ -218,6 +218,7 @@ mod migrate;
 mod operation;
 mod outcome;
 mod patience;
+mod protocol;
 mod record;
 mod retention;
 mod run;

@@ -9,10 +9,11 @@ use sqlx::PgConnection;
 use tokio::time::timeout_at;
 use tracing::{Instrument, Span, debug, field, info_span, warn};
 
-use crate::claim::{self, Attempt, Claim, Claimed, Ended};
+use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::error::is_guard;
 use crate::patience::Patience;
+use crate::protocol::{self, Attempt};
 use crate::record::{Record, State, encode_as};
 use crate::{Error, Idempotency, Operation, Outcome};
 
@@ -57,7 +58,7 @@ impl Idempotency {
 
     async fn claim_on(&self, operation: &Operation, patience: &mut Patience) -> Result<Option<Claim>, Error> {
         let mut transaction = self.begin(self.isolation).await?;
-        match claim::claim(transaction.connection(), operation, self.retention_of(operation)).await {
+        match protocol::claim(transaction.connection(), operation, self.retention_of(operation)).await {
             Ok(Attempt::Claimed(owner)) => {
                 patience.claimed();
                 debug!(attempt = %owner.attempt, "claimed the key");

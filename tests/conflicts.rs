@@ -115,6 +115,26 @@ async fn the_attempts_are_bounded_and_each_gets_a_fresh_copy() {
 }
 
 #[tokio::test]
+async fn a_conflict_is_not_repeated_while_a_statement_of_the_closure_may_still_run() {
+    let db = Database::new().await;
+    let runs = &AtomicU32::new(0);
+    let error = db
+        .idempotency()
+        .execute(&operation(), async |conn| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            // The conflict comes from elsewhere; on its own connection the closure gives up on a statement.
+            let conflict = raise(&mut *db.pool.acquire().await?, "40001").await.unwrap_err();
+            let slow = conn.execute("SELECT pg_sleep(300)");
+            tokio::time::timeout(std::time::Duration::from_millis(100), slow).await.unwrap_err();
+            Err::<(), Error>(conflict.into())
+        })
+        .await
+        .unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "it is not proven that nothing is left of it");
+}
+
+#[tokio::test]
 async fn execute_once_returns_the_conflict() {
     let db = Database::new().await;
     let mut runs = 0;

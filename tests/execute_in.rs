@@ -182,17 +182,6 @@ async fn mismatch_and_decode_are_reported_inside_of_a_transaction_too() {
     transaction.commit().await.unwrap();
 }
 
-/// Ends the backend on which the test's only open transaction is.
-async fn kill_the_transaction(db: &Database) {
-    sqlx::raw_sql(
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-         WHERE datname = current_database() AND state = 'idle in transaction'",
-    )
-    .execute(&db.pool)
-    .await
-    .unwrap();
-}
-
 #[tokio::test]
 async fn a_lost_connection_is_no_violation() {
     let db = Database::new().await;
@@ -203,7 +192,7 @@ async fn a_lost_connection_is_no_violation() {
     let error = idempotency
         .execute_in(&mut transaction, &operation(), async |conn| {
             charge(conn, 42).await?;
-            kill_the_transaction(&db).await;
+            db.kill_open_transactions().await;
             charge(conn, 42).await
         })
         .await
@@ -215,7 +204,7 @@ async fn a_lost_connection_is_no_violation() {
     let error = pgonce::Idempotency::new(pool)
         .execute_recording(&operation(), async |conn| {
             charge(conn, 42).await?;
-            kill_the_transaction(&db).await;
+            db.kill_open_transactions().await;
             Ok::<Result<(), String>, Error>(Err("declined".into()))
         })
         .await

@@ -271,13 +271,7 @@ async fn a_killed_backend_frees_the_key_at_once() {
     let db = Database::new().await;
     let idempotency = db.idempotency();
     let first = running(idempotency.clone(), operation()).await;
-    sqlx::raw_sql(
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-         WHERE datname = current_database() AND state = 'idle in transaction'",
-    )
-    .execute(&db.pool)
-    .await
-    .unwrap();
+    db.kill_open_transactions().await;
     let retry = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     assert!(!retry.is_replayed());
     first.go_on.send(Ok(())).unwrap();

@@ -94,3 +94,24 @@ async fn a_delivered_commit_is_replayed() {
     assert!(again.is_replayed());
     db.assert_charged_once().await;
 }
+
+#[tokio::test]
+async fn a_session_that_the_server_ends_at_the_commit_is_unknown_too() {
+    let db = Database::new().await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION end_session()",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let idempotency = db.idempotency();
+    let error = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error}");
+    sqlx::raw_sql("DROP TRIGGER at_commit ON ledger").execute(&db.pool).await.unwrap();
+    let again = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    assert!(!again.is_replayed(), "it had not been committed");
+    db.assert_charged_once().await;
+}

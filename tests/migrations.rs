@@ -254,6 +254,14 @@ async fn a_role_that_owns_nothing_works_with_the_documented_grants_alone() {
     run(&db.pool, "UPDATE pgonce.keys SET expires_at = 'epoch'").await;
     assert_eq!(idempotency.purge_expired(10).await.unwrap(), 1);
 
+    // A table that hides rows from it is no table to claim in.
+    run(&db.pool, "ALTER TABLE pgonce.keys ENABLE ROW LEVEL SECURITY").await;
+    let error = pgonce::verify(&app).await.unwrap_err();
+    assert!(error.to_string().contains("row-level security"), "{error}");
+    pgonce::verify(&db.pool).await.expect("it does not apply to a superuser");
+    run(&db.pool, "ALTER TABLE pgonce.keys DISABLE ROW LEVEL SECURITY").await;
+    pgonce::verify(&app).await.unwrap();
+
     // It may not migrate, and is told who may.
     let error = pgonce::migrate(&app).await.unwrap_err();
     assert!(error.to_string().contains("role that may create a schema"), "{error}");

@@ -148,6 +148,17 @@ impl Database {
         }
     }
 
+    /// Ends the backends of all open transactions, and waits until they are gone.
+    pub async fn kill_open_transactions(&self) {
+        sqlx::raw_sql(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+             WHERE datname = current_database() AND state = 'idle in transaction'",
+        )
+        .execute(&self.pool)
+        .await
+        .expect("end the backends");
+    }
+
     /// Waits until no other session of this database is in a transaction.
     pub async fn wait_until_idle(&self) {
         self.wait_until(

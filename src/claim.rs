@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::{Instrument, Span, debug, warn};
 
-use crate::error::leaves_commit_unknown;
+use crate::commit::{NotCommitted, commit};
 use crate::record::{Record, State, encode_any};
 use crate::run::span;
 use crate::sql::{self, Owner, Savepoint};
@@ -68,15 +68,16 @@ impl Idempotency {
 pub struct Claimed {
     transaction: Transaction,
     owner: Owner,
-    max_result_size: usize,
+    /// To find out what became of a COMMIT.
+    idempotency: Idempotency,
     /// Set when a failure may be recorded.
     records: bool,
     span: Span,
 }
 
 impl Claimed {
-    pub(crate) fn new(transaction: Transaction, owner: Owner, max_result_size: usize) -> Self {
-        Self { transaction, owner, max_result_size, records: false, span: Span::current() }
+    pub(crate) fn new(transaction: Transaction, owner: Owner, idempotency: Idempotency) -> Self {
+        Self { transaction, owner, idempotency, records: false, span: Span::current() }
     }
 
     /// Commits the business writes, the key and this result together.
@@ -91,10 +92,13 @@ impl Claimed {
     /// - [`Database`](crate::ErrorKind::Database): a statement or the COMMIT failed, a deferred constraint for example;
     ///   under `repeatable read` and `serializable` this may be a serialization failure, which
     ///   [`is_retryable`](Error::is_retryable);
-    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the connection was lost at COMMIT.
+    /// - [`Database`](crate::ErrorKind::Database), which [`is_retryable`](Error::is_retryable): the connection was lost at
+    ///   COMMIT, and it was found out that nothing was committed;
+    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the same, and it could not be found out in time.
     pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
-        let result = encode_any(result, self.max_result_size).map(|result| (State::Completed, result));
-        self.conclude(result).await
+        let result =
+            encode_any(result, self.idempotency.max_result_size).map(|result| (State::Completed, result));
+        self.conclude(result).await.map_err(|not| not.error)
     }
 
     /// Prepares for a final failure: [`RecordingClaim::fail`] undoes what was written from here on.
@@ -130,7 +134,10 @@ impl Claimed {
     }
 
     /// Stores the encoded result and commits, or rolls back when there is none.
-    pub(crate) async fn conclude(mut self, result: Result<(State, Vec<u8>), Error>) -> Result<(), Error> {
+    pub(crate) async fn conclude(
+        mut self,
+        result: Result<(State, Vec<u8>), Error>,
+    ) -> Result<(), NotCommitted> {
         let span = self.span.clone();
         async {
             let stored = match result {
@@ -141,23 +148,15 @@ impl Claimed {
                 Err(error) => Err(error),
             };
             if let Err(error) = stored {
+                let violation = error.kind() == ErrorKind::AtomicityViolation;
                 return Err(match self.abandon().await {
-                    Ended::Outside if error.kind() != ErrorKind::AtomicityViolation => {
-                        Error::left_the_transaction(None)
-                    }
-                    _ => error,
+                    Ended::Outside if !violation => Error::left_the_transaction(None).into(),
+                    _ => error.into(),
                 });
             }
-            let Err(error) = self.transaction.commit().await else {
-                debug!("committed the writes, the key and the result");
-                return Ok(());
-            };
-            if !leaves_commit_unknown(&error) {
-                return Err(Error::of_commit(error));
-            }
-            warn!("the answer to COMMIT was lost");
-            let Owner { scope, key, .. } = self.owner;
-            Err(Error::CommitUnknown { scope, key, source: error })
+            commit(self.transaction, &self.owner, &self.idempotency).await?;
+            debug!("committed the writes, the key and the result");
+            Ok(())
         }
         .instrument(span)
         .await
@@ -246,8 +245,9 @@ impl RecordingClaim {
     ///
     /// Those of [`Claimed::complete`].
     pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
-        let failure = encode_any(failure, self.0.max_result_size).map(|failure| (State::Failed, failure));
-        self.0.conclude(failure).await
+        let limit = self.0.idempotency.max_result_size;
+        let failure = encode_any(failure, limit).map(|failure| (State::Failed, failure));
+        self.0.conclude(failure).await.map_err(|not| not.error)
     }
 
     /// Undoes everything; see [`Claimed::release`].

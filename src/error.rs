@@ -3,7 +3,8 @@
 use std::error::Error as StdError;
 
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::postgres::PgDatabaseError;
+use uuid::Uuid;
 
 use crate::{IdempotencyKey, Scope};
 
@@ -19,6 +20,8 @@ const NOT_MIGRATED: &str = "its migrations are not applied; call `pgonce::migrat
     run `sqlx migrate run` in the folder of the pgonce crate, then see `pgonce::verify(&pool)`";
 const MIGRATE: &str = "migrate as a role that may create a schema in this database, over a direct read-write connection, \
     with the release of pgonce that is the newest one in use, and not where another tool than sqlx's has migrated";
+const LOST_AT_COMMIT: &str =
+    "the connection was lost at COMMIT, and nothing was committed; make the same call again";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
 const GUARDED: &str = "a COMMIT was refused while a key was pending, or the constraint \
@@ -84,9 +87,11 @@ pub enum Error {
         key: IdempotencyKey,
     },
 
-    /// The connection was lost at COMMIT, and so was the answer.
+    /// The answer to COMMIT was lost, and what became of it could not be found out in time.
+    ///
+    /// See [`with_commit_timeout`](crate::Idempotency::with_commit_timeout).
     #[error(
-        "the answer to COMMIT was lost, so it is unknown whether key `{key}` in scope `{scope}` was committed; \
+        "it is unknown whether key `{key}` in scope `{scope}` was committed: the answer to COMMIT was lost, and {known}; \
          make the same call again: it returns the result if there is one and executes otherwise"
     )]
     #[non_exhaustive]
@@ -95,7 +100,11 @@ pub enum Error {
         scope: Scope,
         /// The key of the operation.
         key: IdempotencyKey,
-        /// How the connection was lost.
+        /// Which attempt it was: if it was committed, the key's [`Record`](crate::Record) has the same.
+        attempt: Uuid,
+        /// What was found out.
+        known: String,
+        /// How the answer was lost.
         source: sqlx::Error,
     },
 
@@ -178,7 +187,7 @@ pub enum ErrorKind {
     FingerprintMismatch,
     /// The first execution is still running; an HTTP service answers 409.
     InFlight,
-    /// It is unknown whether the COMMIT took effect; the same call, made again, finds out.
+    /// It could not be found out in time whether the COMMIT took effect; the same call, made again, finds out.
     CommitUnknown,
     /// The closure left the transaction; a bug in the closure, or in how the database is looked after.
     AtomicityViolation,
@@ -280,6 +289,11 @@ impl Error {
         Self::from(error)
     }
 
+    /// The connection was lost at COMMIT, and nothing was committed.
+    pub(crate) fn lost_at_commit(source: sqlx::Error) -> Self {
+        Self::Database { source, hint: Some(LOST_AT_COMMIT) }
+    }
+
     pub(crate) fn of_migration(error: sqlx::Error) -> Self {
         Self::Database { source: error, hint: Some(MIGRATE) }
     }
@@ -322,15 +336,6 @@ pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
 pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
     let schema = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
     error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD) && schema == Some("pgonce")
-}
-
-/// Whether a COMMIT that failed like this may have taken effect all the same: whenever the session ended with it.
-pub(crate) fn leaves_commit_unknown(error: &sqlx::Error) -> bool {
-    let Some(database) = error.as_database_error() else { return true };
-    // connection exceptions, statement_completion_unknown
-    let unknown = database.code().is_some_and(|code| code.starts_with("08") || code == "40003");
-    let severity = database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
-    unknown || matches!(severity, None | Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 fn passes_by_itself(error: &sqlx::Error) -> bool {

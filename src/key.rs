@@ -42,7 +42,7 @@ macro_rules! checked_text {
 
             fn checked(text: String) -> Result<Self, Error> {
                 match check(&text) {
-                    Ok(()) => Ok(Self(text)),
+                    Ok(()) => Ok(Self(text.into())),
                     Err(reason) => Err(Error::$error { reason }),
                 }
             }
@@ -74,7 +74,7 @@ macro_rules! checked_text {
 
         impl From<$name> for String {
             fn from(value: $name) -> String {
-                value.0
+                value.0.into()
             }
         }
 
@@ -110,7 +110,7 @@ macro_rules! checked_text {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IdempotencyKey(String);
+pub struct IdempotencyKey(Box<str>);
 
 checked_text!(IdempotencyKey, InvalidKey);
 
@@ -132,7 +132,7 @@ impl IdempotencyKey {
 
 impl From<Uuid> for IdempotencyKey {
     fn from(uuid: Uuid) -> Self {
-        Self(uuid.hyphenated().to_string())
+        Self(uuid.hyphenated().to_string().into())
     }
 }
 
@@ -151,7 +151,7 @@ impl From<Uuid> for IdempotencyKey {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Scope(String);
+pub struct Scope(Box<str>);
 
 checked_text!(Scope, InvalidScope);
 

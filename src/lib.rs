@@ -209,6 +209,7 @@
 mod canonical;
 mod claim;
 mod closure;
+mod commit;
 mod error;
 mod execute;
 mod fingerprint;
@@ -223,6 +224,8 @@ mod record;
 mod retention;
 mod run;
 mod sql;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
 
 pub use claim::{Claim, Claimed, RecordingClaim};

@@ -11,6 +11,7 @@ use tracing::{Instrument, Span, debug, field, info_span, warn};
 
 use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
+use crate::commit::NotCommitted;
 use crate::error::is_guard;
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
@@ -62,7 +63,7 @@ impl Idempotency {
             Ok(Attempt::Claimed(owner)) => {
                 patience.claimed();
                 debug!(attempt = %owner.attempt, "claimed the key");
-                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.max_result_size))))
+                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.clone()))))
             }
             Ok(Attempt::Replayed(record)) => {
                 transaction.rollback().await;
@@ -104,10 +105,10 @@ impl Idempotency {
                     claimed.recorded_from_here().await?;
                 }
                 let copy = again.map(|again| again(&closure));
-                let error = match closure(claimed.connection()).await {
+                let (error, lost) = match closure(claimed.connection()).await {
                     Ok(value) => match claimed.conclude(K::encode(&value, self.max_result_size)).await {
                         Ok(()) => return Ok(Outcome::Executed(value)),
-                        Err(error) => E::from(error),
+                        Err(NotCommitted { error, lost }) => (E::from(error), lost),
                     },
                     Err(error) => match (claimed.abandon().await, guard_violation(&error)) {
                         // More telling than what the closure made of it.
@@ -115,14 +116,14 @@ impl Idempotency {
                         (Ended::Outside, None) => return Err(E::from(Error::left_the_transaction(None))),
                         // Not repeated, since it is not proven that nothing is left of it.
                         (Ended::Unheard, None) => return Err(error),
-                        (Ended::Inside, None) => error,
+                        (Ended::Inside, None) => (error, false),
                     },
                 };
-                if !error.is_conflict() {
+                if !lost && !error.is_conflict() {
                     return Err(error);
                 }
                 let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
-                warn!("a serialization failure or a deadlock: the closure runs again");
+                warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
                 closure = copy;
                 tokio::time::sleep(pause).await;
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgExecutor, Row};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub(crate) use self::verify::VERIFY;
@@ -71,6 +72,14 @@ SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
 WHERE k.state = 'pending'
 RETURNING state";
 
+/// Whether the key's lock is ours (now): the transactions that claimed the key have all ended.
+const TRY_LOCK: &str = "\
+SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))";
+
+/// Whether this attempt's row is there, in a snapshot of its own. It writes the row as it is, so that the commit of this
+/// statement waits for whatever the attempt's own commit had to wait for: the disk, a synchronous standby.
+const CONFIRM: &str = "UPDATE pgonce.keys SET attempt = $3 WHERE scope = $1 AND key = $2 AND attempt = $3";
+
 /// Whether we are still in the transaction that claimed.
 const STILL_INSIDE: &str = "SELECT coalesce(pg_catalog.pg_current_xact_id_if_assigned() = $1::xid8, false)";
 
@@ -99,6 +108,8 @@ pub(crate) struct Owner {
     pub(crate) scope: Scope,
     pub(crate) key: IdempotencyKey,
     pub(crate) attempt: Uuid,
+    /// As long as that the row, once committed, is there: by our clock, from before the claim.
+    pub(crate) live_until: Instant,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it.
     transaction_id: String,
     serializable: bool,
@@ -139,12 +150,14 @@ async fn own(
     retention: Duration,
 ) -> Result<Option<Owner>, Error> {
     let attempt = Uuid::new_v4();
+    let retention = retention.min(MAX_RETENTION);
+    let live_until = Instant::now() + retention;
     let claimed: Option<(String, bool)> = sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
         .bind(operation.fingerprint().as_bytes().as_slice())
         .bind(attempt)
-        .bind(retention.min(MAX_RETENTION).as_micros() as i64)
+        .bind(retention.as_micros() as i64)
         .fetch_optional(conn)
         .await
         .map_err(Error::of_statement)?;
@@ -152,6 +165,7 @@ async fn own(
         scope: operation.scope().clone(),
         key: operation.key().clone(),
         attempt,
+        live_until,
         transaction_id,
         serializable,
     }))
@@ -194,6 +208,26 @@ pub(crate) async fn finish(
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await
+}
+
+pub(crate) async fn try_lock(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {
+    sqlx::query_scalar(TRY_LOCK)
+        .bind(owner.scope.as_str())
+        .bind(owner.key.as_str())
+        .fetch_one(conn)
+        .await
+        .map_err(Error::of_statement)
+}
+
+pub(crate) async fn confirm(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {
+    let confirmed = sqlx::query(CONFIRM)
+        .bind(owner.scope.as_str())
+        .bind(owner.key.as_str())
+        .bind(owner.attempt)
+        .execute(conn)
+        .await
+        .map_err(Error::of_statement)?;
+    Ok(confirmed.rows_affected() > 0)
 }
 
 /// A savepoint of ours. Not sqlx's `begin()`, which ends the outer transaction when it is cancelled.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -12,7 +11,7 @@ use crate::commit::{NotCommitted, commit};
 use crate::record::{Record, State, encode_any};
 use crate::run::span;
 use crate::sql::{self, Owner, Savepoint};
-use crate::transaction::{self, Transaction};
+use crate::transaction::{self, ORDERLY_END, Transaction};
 use crate::{Error, ErrorKind, Idempotency, Operation, protocol};
 
 /// What [`Idempotency::claim`](crate::Idempotency::claim) found.
@@ -116,10 +115,12 @@ impl Claimed {
     /// Undoes everything: the business writes are gone and the key is free. The same as dropping the claim, except
     /// that the connection goes back to the pool.
     pub async fn release(self) {
-        let rollback = self.transaction.rollback().instrument(self.span);
-        if tokio::time::timeout(ORDERLY_END, rollback).await.is_ok() {
+        async {
+            self.transaction.rollback().await;
             debug!("released the key");
         }
+        .instrument(self.span)
+        .await;
     }
 
     /// The connection, inside of the transaction.
@@ -201,9 +202,6 @@ pub(crate) enum Ended {
     /// The server did not answer in time. The connection is closed.
     Unheard,
 }
-
-/// How long a transaction that is given up may take to end in an orderly way.
-const ORDERLY_END: Duration = Duration::from_secs(2);
 
 impl Deref for Claimed {
     type Target = PgConnection;

@@ -89,8 +89,9 @@ async fn find_out(owner: &Owner, idempotency: &Idempotency) -> Fate {
         .build();
     let mut known = format!("the database did not answer for {limit:?}");
     loop {
-        // Several rounds, since the pool's idle connections may be as dead as the one that was lost.
-        let round = deadline.min(Instant::now() + limit / 4);
+        // Several rounds, since the pool's idle connections may be as dead as the one that was lost; each long enough to
+        // make a new one.
+        let round = deadline.min(Instant::now() + Duration::from_secs(1).max(limit / 4));
         match timeout_at(round, ask(owner, idempotency)).await {
             Ok(Ok(Answer::Committed)) => return Fate::Committed,
             // A row that is not there may also have expired and been purged.

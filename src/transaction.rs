@@ -1,10 +1,16 @@
 //! A pool connection with our transaction on it, which goes back to the pool only when that transaction has
 //! provably ended. Private.
 
+use std::time::Duration;
+
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgTransactionManager as Manager;
 use sqlx::{PgConnection, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
+use tokio::time::timeout;
+
+/// How long a transaction that is given up may take to end in an orderly way.
+pub(crate) const ORDERLY_END: Duration = Duration::from_secs(2);
 
 /// Dropped without [`commit`](Self::commit) or [`rollback`](Self::rollback) (a panic, a cancelled future, an error) it
 /// closes the connection, and the server rolls back.
@@ -40,10 +46,11 @@ impl Transaction {
         committed
     }
 
-    /// Rolls back; where that fails the connection is closed, which has the same effect.
+    /// Rolls back; where that fails or takes long the connection is closed, which has the same effect.
     pub(crate) async fn rollback(mut self) {
         if depth(&self.conn) == 1 {
-            self.ended = Manager::rollback(&mut self.conn).await.is_ok();
+            let rollback = timeout(ORDERLY_END, Manager::rollback(&mut self.conn)).await;
+            self.ended = matches!(rollback, Ok(Ok(())));
         }
     }
 }

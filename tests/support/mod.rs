@@ -1,7 +1,7 @@
 //! What every test binary needs: a database of its own, and a bank in it.
 #![allow(dead_code, reason = "each binary uses another part")]
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
@@ -229,4 +229,21 @@ pub async fn charge(conn: &mut PgConnection, amount: i64) -> Result<i64, pgonce:
         .bind(amount)
         .fetch_one(conn)
         .await?)
+}
+
+/// Asserts that a document has this text, between `<!-- name -->` and `<!-- end -->`.
+pub fn assert_in_document(path: &str, name: &str, text: &str) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let document = std::fs::read_to_string(&path).expect("the document");
+    let mark = format!("<!-- {name} -->\n\n");
+    let (before, rest) = document.split_once(&mark).unwrap_or_else(|| panic!("no mark {mark}"));
+    let (found, after) = rest.split_once("\n<!-- end -->").expect("the end");
+    if std::env::var_os("PGONCE_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, [before, &mark, text, "\n<!-- end -->", after].concat())
+            .expect("write the document");
+    } else {
+        assert_eq!(text, found, "{name} in {}: run this test with PGONCE_UPDATE_SNAPSHOTS=1", path.display());
+    }
 }

@@ -1,0 +1,282 @@
+//! The sweep: every fault at every boundary of every message. `docs/reliability.md` has its table.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use pgonce::testing::{Edge, Fault, Message, Proxy, Side};
+use pgonce::{Error, ErrorKind, Idempotency, InFlight, Operation, Outcome};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection};
+use support::{Database, key, scope};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+const FAULTS: [(&str, Fault); 5] = [
+    ("cut", Fault::Cut),
+    ("outage", Fault::Outage),
+    ("black hole", Fault::BlackHole),
+    ("stall", Fault::Stall),
+    ("delay", Fault::Delay(Duration::from_millis(20))),
+];
+
+/// How many cases run at a time: they mostly wait.
+const AT_A_TIME: usize = 32;
+
+/// Far more than anything here takes; where it passes, something hangs.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scenario {
+    Fresh,
+    Replay,
+    RecordedFailure,
+}
+
+/// A message of the undisturbed run, and the step that it belongs to.
+struct Boundary {
+    side: Side,
+    nth: usize,
+    edge: Edge,
+    step: String,
+}
+
+/// What came of one case: what the caller got, and what the database held afterwards.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Saw {
+    told: String,
+    held: &'static str,
+}
+
+type Answer = Result<Outcome<Result<Uuid, String>>, Error>;
+
+impl Scenario {
+    async fn call(self, idempotency: &Idempotency, operation: &Operation, runs: &AtomicUsize) -> Answer {
+        let work = async |conn: &mut PgConnection| {
+            runs.fetch_add(1, SeqCst);
+            sqlx::query("INSERT INTO effects (key) VALUES ($1)")
+                .bind(operation.key().as_str())
+                .execute(conn)
+                .await?;
+            Ok::<_, Error>(Uuid::new_v4())
+        };
+        if self == Self::RecordedFailure {
+            let declines = async |conn: &mut PgConnection| Ok(Err(format!("declined {}", work(conn).await?)));
+            idempotency.execute_recording(operation, declines).await
+        } else {
+            Ok(idempotency.execute(operation, work).await?.map(Ok))
+        }
+    }
+
+    /// Runs it undisturbed, and takes down what is said.
+    async fn boundaries(self, db: &Database) -> Vec<Boundary> {
+        let operation = self.operation(db, "undisturbed").await;
+        let proxy = Proxy::start(&db.options()).await.unwrap();
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(proxy.options());
+        self.call(&Idempotency::new(pool), &operation, &AtomicUsize::new(0)).await.unwrap();
+        let mut messages = proxy.conversation();
+        // What comes after the last answer is the pool's.
+        let last = messages.iter().rposition(|message| step_of(&message.label).is_some()).unwrap();
+        let end = messages[last..].iter().position(|message| message.label == "ReadyForQuery").unwrap();
+        messages.truncate(last + end + 1);
+        let mut step = String::new();
+        let mut boundaries = Vec::new();
+        for (place, Message { side, nth, label, .. }) in messages.iter().enumerate() {
+            if *side == Side::Client {
+                step = step_of(label).unwrap_or(step);
+            }
+            let delivered = if *side == Side::Server { ", delivered" } else { "" };
+            let named = |edge| match step.as_str() {
+                "COMMIT" if edge == Edge::After => "COMMIT, delivered".to_owned(),
+                "COMMIT" => format!("COMMIT{delivered}"),
+                step => step.to_owned(),
+            };
+            boundaries.push(Boundary {
+                side: *side,
+                nth: *nth,
+                edge: Edge::Before,
+                step: named(Edge::Before),
+            });
+            // After the last answer of a step is before the next one.
+            let next = messages[place + 1..].iter().find(|next| next.side == Side::Client);
+            let step = match next {
+                _ if label != "ReadyForQuery" => named(Edge::After),
+                Some(next) => step_of(&next.label).unwrap_or_else(|| named(Edge::After)),
+                None => "afterwards".to_owned(),
+            };
+            boundaries.push(Boundary { side: *side, nth: *nth, edge: Edge::After, step });
+        }
+        boundaries
+    }
+
+    async fn operation(self, db: &Database, name: &str) -> Operation {
+        let operation = Operation::new(scope(), key(name)).with_params(&42).unwrap();
+        if self == Self::Replay {
+            self.call(&db.idempotency(), &operation, &AtomicUsize::new(0)).await.unwrap();
+        }
+        operation
+    }
+
+    /// One fault at one boundary: what the caller gets, what the database holds, and that the promise holds.
+    async fn suffer(self, db: &Database, boundary: &Boundary, fault: Fault, name: &str) -> Saw {
+        let operation = self.operation(db, name).await;
+        let Boundary { side, nth, edge, ref step } = *boundary;
+        let proxy = Proxy::start(&db.options()).await.unwrap();
+        proxy.arm(fault, edge, move |message| {
+            (message.connection, message.side, message.nth) == (0, side, nth)
+        });
+        let options = proxy.options().application_name(name);
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let idempotency = Idempotency::new(pool.clone()).with_commit_timeout(Duration::from_secs(2));
+        let runs = AtomicUsize::new(0);
+
+        // Before the COMMIT a network that swallows everything is waited for until the caller gives up. From the COMMIT on
+        // the call ends by itself, always.
+        let ends = step.starts_with("COMMIT") || step == "ROLLBACK" || step == "afterwards";
+        let hangs = matches!(fault, Fault::BlackHole | Fault::Stall) && !ends;
+        let gives_up = async {
+            proxy.hit(1).await;
+            sleep(if hangs { Duration::from_millis(50) } else { FOR_EVER }).await;
+        };
+        let answer = tokio::select! {
+            answer = self.call(&idempotency, &operation, &runs) => Some(answer),
+            () = gives_up => None,
+        };
+        assert!(answer.is_some() || hangs, "the call hangs");
+        assert_eq!(proxy.hits(), 1, "the fault happened");
+
+        // When the fault is over, the pool has its slot, and the server no session that is not at rest.
+        proxy.heal();
+        let conn = timeout(FOR_EVER, pool.acquire()).await.expect("the slot comes back").unwrap();
+        assert!(!conn.is_in_transaction());
+        drop(conn);
+        timeout(FOR_EVER, pool.close()).await.expect("the pool closes");
+        timeout(FOR_EVER, gone(db, name)).await.expect("the server's sessions end");
+
+        let before = db.idempotency().find(operation.scope(), operation.key()).await.unwrap();
+        let held = if before.is_some() { "everything" } else { "nothing" };
+        let retry = db.idempotency().with_in_flight(InFlight::Wait(FOR_EVER));
+        let again = self.call(&retry, &operation, &AtomicUsize::new(0)).await.unwrap();
+        let told = match answer {
+            None => "none, until it gives up".to_owned(),
+            Some(Ok(outcome)) => {
+                assert!(again.is_replayed(), "told of a result that is not there");
+                let told = match (&outcome, runs.into_inner()) {
+                    (Outcome::Replayed(_), _) => "the first result".to_owned(),
+                    (_, 1) => "the result".to_owned(),
+                    (_, runs) => format!("the result of run {runs}"),
+                };
+                assert_eq!(outcome.into_inner(), *again.as_ref().into_inner(), "told of another result");
+                told
+            }
+            Some(Err(error)) => {
+                assert!(error.is_retryable(), "{error}");
+                let unknown = error.kind() == ErrorKind::CommitUnknown;
+                assert!(unknown || self == Self::Replay || before.is_none(), "told {error}, and it is there");
+                format!("`{:?}`", error.kind())
+            }
+        };
+        assert_eq!(again.is_replayed(), before.is_some());
+        let effects: i64 = sqlx::query_scalar("SELECT count(*) FROM effects WHERE key = $1")
+            .bind(name)
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+        assert_eq!(effects, if self == Self::RecordedFailure { 0 } else { 1 }, "not once");
+        Saw { told, held }
+    }
+}
+
+/// The step that a client's message begins, if it does.
+fn step_of(label: &str) -> Option<String> {
+    let (kind, sql) = label.split_once(": ").unwrap_or((label, ""));
+    let step = match kind {
+        "StartupMessage" => "connecting",
+        "Parse" | "Query" if sql.starts_with("BEGIN") => "BEGIN",
+        "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys") => "the claim",
+        "Parse" | "Query" if sql.starts_with("SELECT lock.ours") => "the look",
+        "Parse" | "Query" if sql.starts_with("UPDATE pgonce.keys") => "the finish",
+        "Parse" | "Query" if sql.starts_with("INSERT INTO effects") => "the closure",
+        "Parse" | "Query" if sql.starts_with("SAVEPOINT") => "the savepoint",
+        "Parse" | "Query" if sql.starts_with("ROLLBACK TO") => "undoing its writes",
+        "Query" if sql == "COMMIT" || sql == "ROLLBACK" => sql,
+        "Parse" | "Query" => panic!("an unknown step: {label}"),
+        _ => return None,
+    };
+    Some(step.to_owned())
+}
+
+/// Waits until the server has no session of this case any more.
+async fn gone(db: &Database, name: &str) {
+    while sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1)")
+        .bind(name)
+        .fetch_one(&db.pool)
+        .await
+        .unwrap()
+    {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// All cases of a scenario, as the table in the documentation.
+async fn sweep(scenario: Scenario, name: &'static str) {
+    let db = Database::new().await;
+    sqlx::raw_sql("CREATE TABLE effects (key text NOT NULL)").execute(&db.pool).await.unwrap();
+    let boundaries = scenario.boundaries(&db).await;
+    let cases: Vec<_> = boundaries
+        .iter()
+        .flat_map(|boundary| FAULTS.map(|(fault_name, fault)| (boundary, fault_name, fault)))
+        .collect();
+    let count = cases.len();
+    let saw = stream::iter(cases.into_iter().enumerate())
+        .map(async |(number, (boundary, fault_name, fault))| {
+            let name = format!("{}-{number}", db.name());
+            let saw = scenario.suffer(&db, boundary, fault, &name).await;
+            (boundary.step.as_str(), fault_name, saw)
+        })
+        .buffer_unordered(AT_A_TIME)
+        .collect::<Vec<_>>()
+        .await;
+    db.wait_until_idle().await;
+    assert_eq!(db.count("pgonce.keys WHERE state = 'pending'").await, 0);
+    println!("{name}: {} boundaries, {count} cases", boundaries.len());
+
+    let mut cells: BTreeMap<(&str, &str), BTreeSet<Saw>> = BTreeMap::new();
+    for (step, fault, saw) in saw {
+        cells.entry((step, fault)).or_default().insert(saw);
+    }
+    let mut steps: Vec<&str> = boundaries.iter().map(|boundary| boundary.step.as_str()).collect();
+    steps.dedup();
+    let mut seen = BTreeSet::new();
+    steps.retain(|step| seen.insert(*step));
+    let mut table = String::from("| the fault is at |");
+    let head = FAULTS.map(|(fault, _)| format!(" {fault} |")).concat();
+    writeln!(table, "{head}\n| --- |{}", " --- |".repeat(FAULTS.len())).unwrap();
+    for step in steps {
+        let row = FAULTS.map(|(fault, _)| {
+            let cell = cells[&(step, fault)].iter().map(|Saw { told, held }| format!("{told}; {held}"));
+            format!(" {} |", cell.collect::<Vec<_>>().join(" *or* "))
+        });
+        writeln!(table, "| {step} |{}", row.concat()).unwrap();
+    }
+    support::assert_in_document("docs/reliability.md", name, &table);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_execution_survives_every_fault() {
+    sweep(Scenario::Fresh, "fresh").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_survives_every_fault() {
+    sweep(Scenario::Replay, "replay").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_failure_survives_every_fault() {
+    sweep(Scenario::RecordedFailure, "recorded failure").await;
+}

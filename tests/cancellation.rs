@@ -2,28 +2,11 @@
 
 mod support;
 
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
 use pgonce::{Claim, Error, Idempotency, InFlight, Operation};
 use sqlx::Connection;
-use support::{Database, charge, key, scope};
-
-/// Polls the future as often as it is woken, but at most `polls` times, then drops it. None when it was dropped.
-async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
-}
+use support::{Database, assert_at_rest, charge, key, poll_at_most, scope};
 
 /// Drops the call at each of its await points: after 0 polls, after 1, … until it completes.
 async fn sweep<F, C>(name: &str, call: C)
@@ -40,19 +23,7 @@ where
         let operation = Operation::new(scope(), key(&format!("{name}/{polls}")));
         completed = poll_at_most(call(idempotency.clone(), operation.clone()), polls).await.is_some();
 
-        // The only slot of the pool comes back, and what comes back is in no transaction.
-        let conn = idempotency.pool().acquire().await.unwrap();
-        assert!(!conn.is_in_transaction());
-        drop(conn);
-        db.wait_until_idle().await;
-        let locks: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
-        .fetch_one(&db.pool)
-        .await
-        .unwrap();
-        assert_eq!(locks, 0, "{name}: a lock after {polls} polls");
+        assert_at_rest(&db, idempotency.pool(), &format!("{name}, {polls} polls")).await;
         // Together or not at all.
         let keys = db.count("pgonce.keys WHERE state = 'completed'").await;
         assert_eq!(db.count("ledger").await, keys, "{name}: torn after {polls} polls");
@@ -160,7 +131,7 @@ async fn a_recorded_failure_can_be_dropped_anywhere() {
             Ok::<Result<(), String>, Error>(Err("declined".into()))
         });
         let completed = poll_at_most(call, polls).await.is_some();
-        db.wait_until_idle().await;
+        assert_at_rest(&db, idempotency.pool(), &format!("{polls} polls")).await;
         assert_eq!(db.count("ledger").await, 0, "a failure keeps no writes");
         let retry = idempotency
             .execute_recording(&operation, async |_| Ok::<Result<(), String>, Error>(Err("declined".into())))
@@ -184,9 +155,16 @@ async fn a_waiting_duplicate_can_be_dropped_anywhere() {
     for polls in 0.. {
         let call = duplicates.execute(&operation, async |_| -> Result<(), Error> { panic!("must not run") });
         let completed = poll_at_most(call, polls).await;
-        // Its pool's only connection is usable, in no transaction.
-        assert!(!duplicates.pool().acquire().await.unwrap().is_in_transaction());
-        sqlx::query("SELECT 1").execute(duplicates.pool()).await.unwrap();
+        let mut conn = duplicates.pool().acquire().await.unwrap();
+        assert!(!conn.is_in_transaction(), "after {polls} polls");
+        conn.ping().await.unwrap();
+        drop(conn);
+        // The first one's transaction, and no other.
+        db.wait_until(
+            "SELECT count(*) = 1 FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'",
+        )
+        .await;
         if let Some(outcome) = completed {
             assert_eq!(outcome.unwrap_err().kind(), pgonce::ErrorKind::InFlight);
             assert!(polls > 4, "{polls} polls cannot have been all await points");

@@ -368,3 +368,24 @@ async fn a_pool_that_is_closed_is_not_asked_for_long() {
     assert_eq!(error.kind(), ErrorKind::CommitUnknown);
     assert!(error.to_string().contains("closed pool"), "{error}");
 }
+
+#[tokio::test]
+async fn who_finds_out_can_be_dropped_anywhere() {
+    for edge in [Edge::Before, Edge::After] {
+        let db = Database::new().await;
+        let mut completed = false;
+        let mut polls = 0;
+        while !completed {
+            let Client { proxy, idempotency, .. } = Client::new(&db, Fault::Cut, edge).await;
+            let operation = Operation::new(support::scope(), support::key(&format!("dropped/{polls}")));
+            let call = idempotency.execute(&operation, async |conn| charge(conn, 1).await);
+            completed = support::poll_at_most(call, polls).await.is_some();
+            support::assert_at_rest(&db, idempotency.pool(), &format!("{edge:?}, {polls} polls")).await;
+            proxy.heal();
+            idempotency.execute(&operation, async |conn| charge(conn, 1).await).await.unwrap();
+            polls += 1;
+            assert_eq!(db.count("ledger").await, polls as i64, "{edge:?}");
+        }
+        assert!(polls > 20, "{polls} polls cannot have been all await points");
+    }
+}

@@ -1,9 +1,12 @@
 //! What every test binary needs: a database of its own, and a bank in it.
 #![allow(dead_code, reason = "each binary uses another part")]
 
+use std::pin::pin;
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::poll_fn;
 use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
@@ -246,4 +249,35 @@ pub fn assert_in_document(path: &str, name: &str, text: &str) {
     } else {
         assert_eq!(text, found, "{name} in {}: run this test with PGONCE_UPDATE_SNAPSHOTS=1", path.display());
     }
+}
+
+/// Polls the future as often as it is woken, but at most `polls` times, then drops it. None when it was dropped.
+pub async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// The only slot of the pool comes back, what comes back is in no transaction, and so is nothing on the server.
+pub async fn assert_at_rest(db: &Database, pool: &PgPool, after: &str) {
+    let mut conn = pool.acquire().await.unwrap();
+    assert!(!conn.is_in_transaction(), "a transaction after {after}");
+    conn.ping().await.unwrap();
+    drop(conn);
+    db.wait_until_idle().await;
+    let locks: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .unwrap();
+    assert_eq!(locks, 0, "a lock after {after}");
 }

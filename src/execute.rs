@@ -27,8 +27,8 @@ impl Idempotency {
     /// stays free: an error means "nothing happened, try again". To remember a final failure, see
     /// [`execute_recording`](Self::execute_recording).
     ///
-    /// A deadlock or a serialization failure, wherever it surfaces, rolls back and runs a fresh clone of the closure
-    /// (see [`with_max_attempts`](Self::with_max_attempts)). A closure that cannot be cloned goes to
+    /// A deadlock or a serialization failure, wherever it surfaces, rolls back and runs a fresh clone of the closure; so does
+    /// a connection that is lost at COMMIT, once it is proven that nothing was committed (see [`with_max_attempts`](Self::with_max_attempts)). A closure that cannot be cloned goes to
     /// [`execute_once`](Self::execute_once).
     ///
     /// ```
@@ -65,7 +65,8 @@ impl Idempotency {
     ///   cannot be stored;
     /// - [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation): the closure swallowed a database error or left
     ///   the transaction;
-    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the connection was lost at COMMIT;
+    /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the answer to COMMIT was lost, and what became of it could not be
+    ///   found out in [time](Self::with_commit_timeout);
     /// - [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database).
     ///
     /// Nothing of the call is committed then, except as [`Error`] says.
@@ -86,8 +87,8 @@ impl Idempotency {
     /// Like [`execute`](Self::execute), for a closure that cannot be cloned: it captures a `&mut`, or moves something
     /// out that is not `Clone`.
     ///
-    /// The same promise. An attempt that would have to be repeated after the closure ran comes back as the conflict
-    /// that ended it: a [`Database`](crate::ErrorKind::Database) error that
+    /// The same promise. An attempt that would have to be repeated after the closure ran comes back as what ended it, a
+    /// conflict or a lost COMMIT: a [`Database`](crate::ErrorKind::Database) error that
     /// [`is_retryable`](Error::is_retryable), or the closure's own error, which then
     /// [`is_conflict`](ClosureError::is_conflict). Nothing of it is committed.
     ///
@@ -184,6 +185,9 @@ impl Idempotency {
     /// On a hardened pool open the transaction with `begin_with("BEGIN READ WRITE")`. A closure that ends the transaction
     /// ends the caller's; after an [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) drop it, since committing what
     /// has ended succeeds and stores nothing.
+    ///
+    /// A lost answer to that COMMIT is the caller's to resolve as well: by the same transaction, made again, in which this
+    /// call replays what was committed.
     ///
     /// A final failure is not recorded here, and one that was recorded cannot be replayed as `T`: use
     /// [`claim`](Self::claim) and [`recording`](crate::Claimed::recording) for both.

@@ -139,8 +139,8 @@ impl Idempotency {
         self
     }
 
-    /// How many attempts a call makes in all when it meets serialization failures (40001) and deadlocks (40P01), with
-    /// jittered pauses between them. Default: 5. 0 counts as 1.
+    /// How many attempts a call makes in all when it meets serialization failures (40001), deadlocks (40P01) and lost COMMITs
+    /// that were proven dead, with jittered pauses between them. Default: 5. 0 counts as 1.
     ///
     /// The default ends a deadlock, and the conflicts of a moderately busy row; raise it for hot rows under
     /// [`Isolation::Serializable`].

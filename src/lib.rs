@@ -108,7 +108,7 @@
 //! | [`InvalidKey`](ErrorKind::InvalidKey) | not 1 to 255 visible ASCII characters | 400 |
 //! | [`FingerprintMismatch`](ErrorKind::FingerprintMismatch) | the key belongs to another request | 422 |
 //! | [`InFlight`](ErrorKind::InFlight) | the first call is still running | 409, the client retries |
-//! | [`CommitUnknown`](ErrorKind::CommitUnknown) | the answer to the COMMIT was lost | make the same call again, or 503 |
+//! | [`CommitUnknown`](ErrorKind::CommitUnknown) | the answer to the COMMIT was lost, and could not be found out in time | 503, the client retries |
 //! | your own error | nothing happened, the key is free | as you like; a retry runs again |
 //! | [`AtomicityViolation`](ErrorKind::AtomicityViolation) | the closure has a bug | 500, and look at it |
 //!
@@ -160,6 +160,18 @@
 //! clone of the closure; so a closure may run more than once, though only one run is ever committed. Choose the level with
 //! [`Idempotency::with_isolation`]. For pgonce to see such an error, your error type must let it look inside; for most nothing is
 //! to be done ([`ClosureError`]). A closure that cannot be cloned goes to [`Idempotency::execute_once`].
+//!
+//! # When the answer to the COMMIT is lost
+//!
+//! The connection breaks in the very moment of the COMMIT. Was it committed? pgonce asks on another connection, within the same
+//! call. The claim holds a lock until its transaction has ended; once that lock is free, the key's row says whether it was this
+//! attempt that committed. If so, the call returns its result; if not, nothing of it is left, and a fresh clone of the closure runs.
+//! ([`execute_once`](Idempotency::execute_once) and [`Claimed::complete`], which cannot run again, return a retryable error.) Only
+//! when that cannot be found out within [`with_commit_timeout`](Idempotency::with_commit_timeout) does the call fail with
+//! [`CommitUnknown`](ErrorKind::CommitUnknown), and the same call, made again, goes on looking.
+//!
+//! A lost connection *before* the COMMIT is no riddle: nothing was committed, and the error [is retryable](Error::is_retryable).
+//! A network that swallows everything without an error is waited for, though; give your calls a time-out. Dropping them is safe.
 //!
 //! # The end of a key
 //!

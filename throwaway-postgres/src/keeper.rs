@@ -92,7 +92,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Gives the keeper an order: `start` or `crash`.
+    /// Gives the keeper an order: `start`, `crash` or `copy`. It obeys one after the other.
     pub(crate) fn tell(&mut self, order: &str) -> Result<(), Error> {
         writeln!(self.line, "{order}").map_err(|e| Error::io("the server's keeper is gone", e))
     }
@@ -140,7 +140,8 @@ impl Keeper {
 fn arguments(source: &Source, settings: &Settings, folder: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = match source {
         Source::Url(_) => unreachable!("a server that we do not start has no keeper"),
-        Source::Programs(programs) => vec![programs.into()],
+        Source::Programs(programs) => vec![programs.into(), OsString::new()],
+        Source::Standby { programs, primary } => vec![programs.into(), primary.into()],
         Source::Docker(image) => {
             let name = folder.file_name().unwrap_or_default().to_owned();
             let storage = if settings.is_durable() { "" } else { "--tmpfs=/var/lib/throwaway" };

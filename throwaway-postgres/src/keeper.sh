@@ -91,6 +91,8 @@ while read -r word; do
     case $word in
         crash) end stop_server "$@" ;;
         start) read -r ports <port; start "$@" ;;
+        # Only to a server from programs that is stopped.
+        copy) copy_server ;;
     esac
 done
 # End of file: who started us is gone. Who joined may still be there.

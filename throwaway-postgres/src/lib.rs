@@ -20,6 +20,11 @@
 //!
 //! When none is found, the [`Error`] says what can be done.
 //!
+//! # A standby
+//!
+//! [`Server::standby`] makes a streaming standby of a private server, for tests of a failover. It
+//! needs installed programs (`initdb` and `postgres`, nothing more).
+//!
 //! # What is safe
 //!
 //! The server listens on 127.0.0.1 only, with a random password, in a folder that only its user

@@ -29,7 +29,7 @@ impl Place {
         let us = User::current()?;
         let prefix = format!("throwaway-postgres-{}-", us.uid);
         let user = match source {
-            Source::Programs(programs) => {
+            Source::Programs(programs) | Source::Standby { programs, .. } => {
                 let user = us.for_programs()?;
                 if !user.can_reach(programs) {
                     return Err(Error::new(ErrorKind::Unusable, closed_to(&user, programs)));

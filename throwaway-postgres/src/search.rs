@@ -16,6 +16,12 @@ use crate::error::{Error, ErrorKind};
 pub(crate) enum Source {
     Url(String),
     Programs(PathBuf),
+    /// The copy of another server, made by the same programs.
+    Standby {
+        programs: PathBuf,
+        /// The folder of the other server.
+        primary: PathBuf,
+    },
     Docker(String),
 }
 

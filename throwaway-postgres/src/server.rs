@@ -7,6 +7,8 @@ use crate::error::{Error, ErrorKind};
 use crate::folder::Folder;
 use crate::keeper::Keeper;
 use crate::origin::Origin;
+use crate::search::Source;
+use crate::settings::Settings;
 use crate::{start, url};
 
 /// A running PostgreSQL server, for as long as this value lives.
@@ -25,7 +27,7 @@ pub(crate) enum Hold {
     /// Somebody else.
     External,
     /// Its keeper, until it is dropped.
-    Private(Option<Keeper>, Folder),
+    Private(Option<Keeper>, Folder, Settings),
     /// The open door. Never read: it is enough that it is open.
     Shared { _door: File },
 }
@@ -68,7 +70,7 @@ impl Server {
     ///
     /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external.
     pub fn stop_immediately(&mut self) -> Result<(), Error> {
-        let (keeper, folder) = self.own()?;
+        let (keeper, folder, _) = self.own()?;
         keeper.tell("crash")?;
         let begin = Instant::now();
         while !folder.has_ended() {
@@ -89,7 +91,7 @@ impl Server {
     /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external; [`ErrorKind::Failed`] when
     /// it has not been stopped, or does not start.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        let (keeper, folder) = self.own()?;
+        let (keeper, folder, _) = self.own()?;
         if !folder.has_ended() {
             return Err(Error::new(ErrorKind::Failed, "the server has not been stopped"));
         }
@@ -98,9 +100,37 @@ impl Server {
         start::wait_until_ready(keeper, folder, Duration::from_secs(60)).map(drop)
     }
 
-    fn own(&mut self) -> Result<(&mut Keeper, &mut Folder), Error> {
+    /// A streaming standby of a private server, with the same settings, users and password, and a
+    /// folder and a keeper of its own. It takes connections, and it is promoted by
+    /// `SELECT pg_promote()`.
+    ///
+    /// **This restarts the server**, as [`stop_immediately`](Self::stop_immediately) and
+    /// [`start_again`](Self::start_again) do: its data is copied while it is down. Replication is
+    /// asynchronous until `synchronous_standby_names` is set.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external;
+    /// [`ErrorKind::Unusable`](crate::ErrorKind::Unusable) when it runs in a container;
+    /// [`ErrorKind::Failed`](crate::ErrorKind::Failed) when one of the two does not start.
+    pub fn standby(&mut self) -> Result<Server, Error> {
+        let (_, folder, settings) = self.own()?;
+        let (primary, settings) = (folder.path().to_owned(), settings.clone());
+        let Origin::Programs { folder: programs, .. } = &self.origin else {
+            let message = "a standby is made by installed programs, and this server runs in a container";
+            return Err(Error::new(ErrorKind::Unusable, message));
+        };
+        let source = Source::Standby { programs: programs.clone(), primary };
+        self.stop_immediately()?;
+        let (keeper, ..) = self.own()?;
+        keeper.tell("copy")?;
+        self.start_again()?;
+        start::own(source, &settings)
+    }
+
+    fn own(&mut self) -> Result<(&mut Keeper, &mut Folder, &Settings), Error> {
         match &mut self.hold {
-            Hold::Private(Some(keeper), folder) => Ok((keeper, folder)),
+            Hold::Private(Some(keeper), folder, settings) => Ok((keeper, folder, settings)),
             _ => {
                 Err(Error::new(ErrorKind::NotOurs, "only a private server can be stopped and started again"))
             }
@@ -117,7 +147,7 @@ impl fmt::Debug for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Hold::Private(keeper, _) = &mut self.hold
+        if let Hold::Private(keeper, ..) = &mut self.hold
             && let Some(keeper) = keeper.take()
         {
             keeper.finish();

@@ -42,6 +42,11 @@ pub fn private_with(settings: &Settings) -> Result<Server, Error> {
     let surroundings = Surroundings::from_environment();
     let source =
         if *settings == Settings::default() { surroundings.find()? } else { surroundings.find_own()? };
+    own(source, settings)
+}
+
+/// A server of this process's own, made from `source`.
+pub(crate) fn own(source: Source, settings: &Settings) -> Result<Server, Error> {
     if let Source::Url(url) = source {
         return Ok(Server::new(url, Origin::DatabaseUrl, Hold::External));
     }
@@ -52,7 +57,7 @@ pub fn private_with(settings: &Settings) -> Result<Server, Error> {
     match wait_until_ready(&mut keeper, &folder, patience(&source)) {
         Ok(url) => {
             let origin = origin(source, &folder);
-            Ok(Server::new(url, origin, Hold::Private(Some(keeper), folder)))
+            Ok(Server::new(url, origin, Hold::Private(Some(keeper), folder, settings.clone())))
         }
         Err(error) => {
             keeper.finish();
@@ -169,7 +174,7 @@ fn too_late(folder: &Folder) -> Error {
 fn origin(source: Source, folder: &Folder) -> Origin {
     match source {
         Source::Url(_) => Origin::DatabaseUrl,
-        Source::Programs(programs) => {
+        Source::Programs(programs) | Source::Standby { programs, .. } => {
             Origin::Programs { version: folder.version().unwrap_or_default(), folder: programs }
         }
         Source::Docker(image) => Origin::Docker { image },

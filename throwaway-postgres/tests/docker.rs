@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::client::query;
 use common::process::{self, Actor, say, wait_for_parent};
 use common::sandbox::Sandbox;
-use throwaway_postgres::{Origin, Settings};
+use throwaway_postgres::{ErrorKind, Origin, Settings};
 
 const IMAGE: &str = "example/postgres:18";
 
@@ -30,7 +30,9 @@ fn child() {
     say(&format!("{}: {}", server.origin(), server.url()));
     if role == "crash" {
         let url = server.url().to_owned();
-        query(&url, "CREATE TABLE kept (n int)").expect("a table");
+        let error = server.standby().expect_err("it is in a container");
+        assert_eq!(error.kind(), ErrorKind::Unusable, "{error}");
+        query(&url, "CREATE TABLE kept (n int)").expect("it still runs");
         server.stop_immediately().expect("it is ours");
         query(&url, "SELECT 1").expect_err("the server is down");
         server.start_again().expect("it is ours");

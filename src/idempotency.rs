@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::{Instrument, debug_span};
 
 use crate::transaction::Transaction;
-use crate::{Error, IdempotencyKey, Record, Scope, sql};
+use crate::{Error, IdempotencyKey, Record, Scope, hardened, sql};
 
 /// What a duplicate does while the first execution of its key is still running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,8 @@ impl Idempotency {
     ///
     /// # Errors
     ///
-    /// [`Database`](crate::ErrorKind::Database) when no connection can be made.
+    /// [`Database`](crate::ErrorKind::Database) when no connection can be made, or when a pooler refuses or ignores the
+    /// settings.
     pub async fn connect(options: PgConnectOptions) -> Result<Self, Error> {
         Self::connect_with(PgPoolOptions::new(), options).await
     }
@@ -111,11 +112,9 @@ impl Idempotency {
     ///
     /// # Errors
     ///
-    /// [`Database`](crate::ErrorKind::Database) when no connection can be made.
+    /// Those of [`connect`](Self::connect).
     pub async fn connect_with(pool: PgPoolOptions, options: PgConnectOptions) -> Result<Self, Error> {
-        let hardened = options
-            .options([("default_transaction_read_only", "on"), ("client_connection_check_interval", "1s")]);
-        Ok(Self { hardened: true, ..Self::new(pool.connect_with(hardened).await?) })
+        Ok(Self { hardened: true, ..Self::new(hardened::connect(pool, options).await?) })
     }
 
     /// What a duplicate does while the first execution is still running. Default: [`InFlight::Reject`].

@@ -203,8 +203,12 @@
 //! A closure that itself calls `execute` on the same pool needs two connections at once, and enough of those at the same time
 //! exhaust any pool: use [`Idempotency::execute_in`] on the closure's connection instead.
 //!
-//! **PgBouncer** in transaction mode needs version 1.21 or later with `max_prepared_statements` above 0, and `ignore_startup_parameters = extra_float_digits`. Without support for prepared statements sqlx may
-//! read **wrong values without an error**. [`migrate`] and [`Idempotency::connect`] need a direct connection.
+//! **PgBouncer** in transaction mode needs version 1.21 or later with `max_prepared_statements` above 0, and
+//! `ignore_startup_parameters = extra_float_digits`. Without support for prepared statements sqlx may read **wrong values without
+//! an error**; [`verify`] tries that out and refuses it. [`migrate`] and [`Idempotency::connect`] need a direct connection. The
+//! [tested settings] say more.
+//!
+//! [tested settings]: https://github.com/pgonce/pgonce/blob/main/docs/pgbouncer.md
 //!
 //! # Without a closure, inside of another transaction, for other callers
 //!
@@ -225,12 +229,14 @@ mod commit;
 mod error;
 mod execute;
 mod fingerprint;
+mod hardened;
 mod idempotency;
 mod key;
 mod migrate;
 mod operation;
 mod outcome;
 mod patience;
+mod pooler;
 mod protocol;
 mod record;
 mod retention;

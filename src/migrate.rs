@@ -4,6 +4,11 @@ use sqlx::migrate::{Migration as SqlxMigration, MigrationType, Migrator};
 use sqlx::{PgPool, Row, SqlSafeStr};
 
 use crate::Error;
+use crate::pooler::mixes_up_statements;
+
+const POOLER: &str = "a connection pooler mixes up prepared statements, so that wrong values may be read without an error: \
+    let it follow them (PgBouncer: version 1.21 or later with max_prepared_statements above 0), or connect to the server \
+    itself or in session mode";
 
 /// One migration as plain SQL, for people with a migration tool of their own.
 #[derive(Clone, Copy, Debug)]
@@ -79,22 +84,36 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Checks that this database and this role are ready for pgonce, from the catalogs only. Meant for start-up.
+/// Checks that this database and this role are ready for pgonce. Meant for start-up. It writes nothing and needs no
+/// grant.
 ///
-/// Tables, columns and constraints; the guard that refuses to commit a pending key (present, deferred, not
-/// disabled); the grants; and that the server is a primary. It writes nothing and needs no grant.
+/// From the catalogs: tables, columns and constraints; the guard that refuses to commit a pending key (present,
+/// deferred, not disabled); the grants; and that the server is a primary.
+///
+/// By trying, on a few connections beside the pool, one after the other: that no pooler mixes up prepared statements, as
+/// PgBouncer does in transaction mode without support for them. What it refuses is proven; where no connection is free
+/// to try it with, it logs a warning and goes on.
 ///
 /// # Errors
 ///
 /// [`NotMigrated`](crate::ErrorKind::NotMigrated) lists everything that is missing, each with what to do about it;
 /// [`Database`](crate::ErrorKind::Database) when the question could not be asked.
 pub async fn verify(pool: &PgPool) -> Result<(), Error> {
-    let rows = sqlx::query(crate::sql::VERIFY).fetch_all(pool).await?;
-    let missing = rows
-        .iter()
-        .map(|row| {
-            Ok(format!("{}: {}", row.try_get::<&str, _>("problem")?, row.try_get::<&str, _>("remedy")?))
-        })
-        .collect::<Result<Vec<_>, sqlx::Error>>()?;
+    let mut missing = Vec::new();
+    if mixes_up_statements(pool).await {
+        missing.push(POOLER.to_owned());
+    }
+    // In a transaction, as every call will be: a pooler that has none (statement mode) says so now.
+    let mut transaction = pool.begin().await?;
+    // Not prepared, so that such a pooler cannot mix it up as well.
+    let rows = sqlx::raw_sql(crate::sql::VERIFY).fetch_all(&mut *transaction).await?;
+    transaction.rollback().await?;
+    for row in rows {
+        missing.push(format!(
+            "{}: {}",
+            row.try_get::<&str, _>("problem")?,
+            row.try_get::<&str, _>("remedy")?
+        ));
+    }
     if missing.is_empty() { Ok(()) } else { Err(Error::NotMigrated { missing }) }
 }

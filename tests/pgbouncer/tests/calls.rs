@@ -1,0 +1,135 @@
+//! What each call promises, once, behind a PgBouncer in transaction mode.
+
+#[path = "../../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use pgbouncer_tests::{PgBouncer, Program};
+use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Operation, Outcome, State};
+use sqlx::Connection;
+use support::{Database, charge, key, operation, scope};
+
+async fn start(settings: &[(&str, &str)]) -> (Database, PgBouncer, Idempotency) {
+    let db = Database::new().await;
+    let pgbouncer = PgBouncer::start(Program::New, &db.url(), settings).await;
+    let idempotency = Idempotency::new(pgbouncer.pool(4));
+    (db, pgbouncer, idempotency)
+}
+
+#[tokio::test]
+async fn a_key_is_in_flight_until_its_transaction_ends_then_replayed_byte_for_byte() {
+    let (db, _pgbouncer, idempotency) = start(&[("default_pool_size", "2")]).await;
+    let Claim::Claimed(mut claimed) = idempotency.claim(&operation()).await.unwrap() else { panic!("fresh") };
+    let id = charge(&mut claimed, 42).await.unwrap();
+    for _ in 0..3 {
+        let duplicate =
+            idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
+        assert_eq!(duplicate.kind(), ErrorKind::InFlight);
+        assert!(idempotency.find(&scope(), operation().key()).await.unwrap().is_none());
+    }
+    let waiting = idempotency.clone().with_in_flight(InFlight::Wait(Duration::from_secs(60)));
+    let waiting =
+        tokio::spawn(async move { waiting.execute(&operation(), async |conn| charge(conn, 42).await).await });
+    claimed.complete(&(id, 0.1, "schön")).await.unwrap();
+
+    // An `i64` is not what was stored: the waiting call has found it, and run nothing.
+    assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Decode);
+    let Claim::Replayed(record) = idempotency.claim(&operation()).await.unwrap() else {
+        panic!("it is there")
+    };
+    assert_eq!(record.result_bytes().unwrap(), format!("[{id},0.1,\"schön\"]").as_bytes());
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn other_parameters_and_recorded_failures_run_nothing() {
+    let (db, _pgbouncer, idempotency) = start(&[]).await;
+    let operation = operation();
+    for _ in 0..3 {
+        let outcome = idempotency.execute_recording(&operation, async |conn| {
+            charge(conn, 42).await?;
+            Ok::<Result<i64, String>, Error>(Err("declined".into()))
+        });
+        assert_eq!(outcome.await.unwrap().into_inner(), Err("declined".into()));
+        let other = operation.clone().with_params(&43).unwrap();
+        let error = idempotency.execute(&other, async |conn| charge(conn, 43).await).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
+    }
+    assert_eq!(idempotency.find(&scope(), operation.key()).await.unwrap().unwrap().state(), State::Failed);
+    assert_eq!((db.count("ledger").await, db.balance("alice").await), (0, 1000));
+}
+
+#[tokio::test]
+async fn an_operation_ends_with_the_callers_own_transaction() {
+    let (db, _pgbouncer, idempotency) = start(&[]).await;
+    let operation = operation();
+    for commit in [false, true] {
+        let mut transaction = idempotency.pool().begin().await.unwrap();
+        let refused = idempotency.execute_in(&mut transaction, &operation, async |conn| {
+            charge(conn, 1).await?;
+            Err::<i64, _>(anyhow::anyhow!("undone to a savepoint"))
+        });
+        refused.await.unwrap_err();
+        let call = idempotency.execute_in(&mut transaction, &operation, async |conn| {
+            let mut nested = conn.begin().await?;
+            let id = charge(&mut nested, 42).await?;
+            nested.commit().await?;
+            Ok::<_, Error>(id)
+        });
+        assert!(!call.await.unwrap().is_replayed());
+        if commit {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+            db.assert_untouched().await;
+        }
+    }
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn an_expired_key_is_taken_over_or_purged() {
+    let (db, _pgbouncer, idempotency) = start(&[]).await;
+    let brief = |name: &str| Operation::new(scope(), key(name)).with_retention(Duration::ZERO);
+    for n in 0..3 {
+        let outcome = idempotency.execute(&brief("taken-over"), async |_| Ok::<_, Error>(n)).await.unwrap();
+        assert_eq!(outcome, Outcome::Executed(n));
+    }
+    idempotency.execute(&brief("purged"), async |_| Ok::<_, Error>(())).await.unwrap();
+    idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    assert_eq!(idempotency.purge_expired(10).await.unwrap(), 2);
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn a_closure_that_ends_its_transaction_is_reported() {
+    let (db, _pgbouncer, idempotency) = start(&[]).await;
+    for statement in ["COMMIT", "ROLLBACK"] {
+        let error = idempotency
+            .execute(&operation(), async |conn| {
+                let id = charge(conn, 42).await?;
+                sqlx::raw_sql(statement).execute(conn).await?;
+                Ok::<_, Error>(id)
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{statement}: {error}");
+        db.assert_untouched().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_for_which_no_connection_gets_free_can_be_repeated() {
+    let settings = [("default_pool_size", "1"), ("query_wait_timeout", "1")];
+    let (db, _pgbouncer, idempotency) = start(&settings).await;
+    let Claim::Claimed(claimed) = idempotency.claim(&Operation::new(scope(), key("another"))).await.unwrap()
+    else {
+        panic!("fresh")
+    };
+    let error = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("query_wait_timeout"), "{error}");
+    claimed.release().await;
+    idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    db.assert_charged_once().await;
+}

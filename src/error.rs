@@ -229,6 +229,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::InFlight { .. } | Self::CommitUnknown { .. } => true,
+            Self::Database { hint: Some(LOST_AT_COMMIT), .. } => true,
             Self::Database { source, .. } => passes_by_itself(source),
             _ => false,
         }
@@ -354,5 +355,17 @@ fn passes_by_itself(error: &sqlx::Error) -> bool {
                 })
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_at_commit_is_retryable_however_it_was_lost() {
+        let source = || sqlx::Error::Protocol("half a message".into());
+        assert!(!Error::from(source()).is_retryable());
+        assert!(Error::lost_at_commit(source()).is_retryable());
     }
 }

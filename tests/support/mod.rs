@@ -1,6 +1,8 @@
 //! What every test binary needs: a database of its own, and a bank in it.
 #![allow(dead_code, reason = "each binary uses another part")]
 
+pub mod private;
+
 use std::pin::pin;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::task::Poll;
@@ -28,15 +30,7 @@ impl Database {
     /// With pgonce's schema, two accounts and a ledger.
     pub async fn new() -> Self {
         let database = Self::empty().await;
-        pgonce::migrate(&database.pool).await.expect("migrate");
-        sqlx::raw_sql(
-            "CREATE TABLE accounts (id text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
-             CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount bigint NOT NULL);
-             INSERT INTO accounts VALUES ('alice', 1000), ('bob', 0);",
-        )
-        .execute(&database.pool)
-        .await
-        .expect("create the bank");
+        found_bank(&database.pool).await;
         database
     }
 
@@ -170,6 +164,19 @@ impl Database {
         )
         .await;
     }
+}
+
+/// pgonce's schema, two accounts and a ledger.
+async fn found_bank(pool: &PgPool) {
+    pgonce::migrate(pool).await.expect("migrate");
+    sqlx::raw_sql(
+        "CREATE TABLE accounts (id text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
+         CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount bigint NOT NULL);
+         INSERT INTO accounts VALUES ('alice', 1000), ('bob', 0);",
+    )
+    .execute(pool)
+    .await
+    .expect("create the bank");
 }
 
 impl Drop for Database {

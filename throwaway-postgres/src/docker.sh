@@ -8,7 +8,7 @@ make_server() { echo "$2" >container; }
 run_server() {
     image=$1 name=$2 storage=$3
     shift 3
-    if ! [ -e crashed ]; then
+    if ! [ -e stopped ]; then
         docker rm -f -v "$name" >/dev/null 2>&1
         POSTGRES_PASSWORD=$(cat password) client create --name "$name" --shm-size 256m \
             -e POSTGRES_PASSWORD -e POSTGRES_HOST_AUTH_METHOD=password \
@@ -27,8 +27,8 @@ client() {
 }
 
 stop_server() {
-    : >crashed
-    docker kill --signal QUIT "$2"
+    : >stopped
+    docker kill --signal "$1" "$3"
 }
 
 remove_server() {

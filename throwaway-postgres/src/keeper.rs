@@ -92,7 +92,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Gives the keeper an order: `start`, `crash` or `copy`. It obeys one after the other.
+    /// Gives the keeper an order: `start`, `stop`, `crash` or `copy`. It obeys one after the other.
     pub(crate) fn tell(&mut self, order: &str) -> Result<(), Error> {
         writeln!(self.line, "{order}").map_err(|e| Error::io("the server's keeper is gone", e))
     }

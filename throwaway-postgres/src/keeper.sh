@@ -89,7 +89,8 @@ start "$@"
 
 while read -r word; do
     case $word in
-        crash) end stop_server "$@" ;;
+        crash) end stop_server QUIT "$@" ;;
+        stop) end stop_server INT "$@" ;;
         start) read -r ports <port; start "$@" ;;
         # Only to a server from programs that is stopped.
         copy) copy_server ;;

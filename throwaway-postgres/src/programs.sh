@@ -34,16 +34,16 @@ run_server() {
         -c unix_socket_directories= -c dynamic_shared_memory_type=mmap "$@"
 }
 
-# SIGQUIT: ends at once, as in a crash. The first line of the file is the server's process id;
-# it is negative while it belongs to initdb.
+# With SIGQUIT it ends at once, as in a crash; with SIGINT it puts its affairs in order first. The
+# first line of the file is the server's process id; it is negative while it belongs to initdb.
 stop_server() {
     pid=
     [ -e data/postmaster.pid ] && read -r pid <data/postmaster.pid
     case $pid in
-        [1-9]*) kill -QUIT "$pid" ;;
+        [1-9]*) kill "-$1" "$pid" ;;
     esac
 }
 
-remove_server() { stop_server; }
+remove_server() { stop_server QUIT; }
 
 clean_up() { :; }

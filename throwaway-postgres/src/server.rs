@@ -70,8 +70,23 @@ impl Server {
     ///
     /// [`ErrorKind::NotOurs`](crate::ErrorKind::NotOurs) when the server is shared or external.
     pub fn stop_immediately(&mut self) -> Result<(), Error> {
+        self.stop("crash")
+    }
+
+    /// Ends a private server as `pg_ctl stop --mode=fast` does: its clients lose their connections,
+    /// their transactions are rolled back, and everything is written to the disk. Returns when the
+    /// server is gone; [`start_again`](Self::start_again) starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stop_immediately`](Self::stop_immediately).
+    pub fn stop_fast(&mut self) -> Result<(), Error> {
+        self.stop("stop")
+    }
+
+    fn stop(&mut self, order: &str) -> Result<(), Error> {
         let (keeper, folder, _) = self.own()?;
-        keeper.tell("crash")?;
+        keeper.tell(order)?;
         let begin = Instant::now();
         while !folder.has_ended() {
             keeper.state()?;
@@ -83,8 +98,8 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the server again after [`stop_immediately`](Self::stop_immediately): the same
-    /// data, the same port, the same password. Returns when it takes connections.
+    /// Starts the server again after [`stop_immediately`](Self::stop_immediately) or
+    /// [`stop_fast`](Self::stop_fast): the same data, the same port, the same password. Returns when it takes connections.
     ///
     /// # Errors
     ///

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::client::query;
 use common::process::{self, Actor, say, wait_for_parent};
 use common::sandbox::Sandbox;
-use throwaway_postgres::{ErrorKind, Origin, Settings};
+use throwaway_postgres::{ErrorKind, Origin, Server, Settings};
 
 const IMAGE: &str = "example/postgres:18";
 
@@ -33,9 +33,11 @@ fn child() {
         let error = server.standby().expect_err("it is in a container");
         assert_eq!(error.kind(), ErrorKind::Unusable, "{error}");
         query(&url, "CREATE TABLE kept (n int)").expect("it still runs");
-        server.stop_immediately().expect("it is ours");
-        query(&url, "SELECT 1").expect_err("the server is down");
-        server.start_again().expect("it is ours");
+        for stop in [Server::stop_immediately, Server::stop_fast] {
+            stop(&mut server).expect("it is ours");
+            query(&url, "SELECT 1").expect_err("the server is down");
+            server.start_again().expect("it is ours");
+        }
         assert_eq!(query(&url, "SELECT count(*) FROM kept").expect("the table"), ["0"]);
     }
     wait_for_parent();

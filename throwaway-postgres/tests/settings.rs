@@ -90,6 +90,29 @@ fn what_was_committed_survives_a_crash() {
 }
 
 #[test]
+fn a_fast_stop_ends_open_transactions_and_writes_everything_to_the_disk() {
+    // Only the shutdown writes what was committed like this.
+    let settings = Settings::durable().with("synchronous_commit", "off").with("wal_writer_delay", "10s");
+    let mut server = throwaway_postgres::private_with(&settings).expect("a server");
+    let url = server.url().to_owned();
+    query(&url, "CREATE TABLE kept (n int)").expect("a table");
+    for n in 1..=3 {
+        query(&url, &format!("INSERT INTO kept VALUES ({n})")).expect("a row");
+    }
+    let mut open = Client::connect(&url).expect("a connection");
+    open.query("BEGIN").expect("a transaction");
+    open.query("INSERT INTO kept VALUES (99)").expect("a row");
+
+    server.stop_fast().expect("it is ours");
+    open.query("COMMIT").expect_err("its session was ended");
+    server.start_again().expect("it is ours");
+    assert_eq!(
+        query(&url, "SELECT count(*) || ' up to ' || max(n) FROM kept").expect("the rows"),
+        ["3 up to 3"]
+    );
+}
+
+#[test]
 fn nothing_is_left_of_a_crashed_server() {
     let sandbox = Sandbox::new();
     let mut child = Actor::start(process::command("child", "crash", &sandbox));

@@ -32,7 +32,7 @@ fn child() {
         }
         "not ours" => {
             let mut server = throwaway_postgres::shared().expect("a server");
-            let errors = [server.stop_immediately(), server.start_again()];
+            let errors = [server.stop_immediately(), server.stop_fast(), server.start_again()];
             assert!(errors.into_iter().all(|e| e.expect_err("shared").kind() == ErrorKind::NotOurs));
             query(server.url(), "SELECT 1").expect("it still runs");
         }

@@ -39,7 +39,8 @@ END
         echo $! >"$container/pid"
         wait $!
         ;;
-    kill) kill -QUIT "$(head -n 1 "$container/data/postmaster.pid")" ;;
+    # kill --signal NAME container
+    kill) kill "-$2" "$(head -n 1 "$container/data/postmaster.pid")" ;;
     rm)
         if [ -d "$container" ]; then
             if [ -e "$container/pid" ]; then

@@ -177,12 +177,18 @@ impl Claimed {
         let span = self.span.clone();
         let undo = async move {
             let conn = self.transaction.connection();
-            // A statement that fails means an aborted transaction or a dead connection.
-            let inside =
-                transaction::depth(conn) > 0 && sql::still_inside(conn, &self.owner).await.unwrap_or(true);
+            let ended = match sql::still_inside(conn, &self.owner).await {
+                Ok(true) => Ended::Inside,
+                Ok(false) => Ended::Outside,
+                // An aborted transaction, or a dead connection.
+                Err(_) if transaction::depth(conn) > 0 => Ended::Inside,
+                Err(error) if is_aborted(&error) => Ended::Outside,
+                // A nested `begin()` that meets a dead connection takes sqlx's depth to 0.
+                Err(_) => Ended::Unheard,
+            };
             self.transaction.rollback().await;
             debug!("released the key");
-            if inside { Ended::Inside } else { Ended::Outside }
+            ended
         };
         // The work may have given up on a statement that is still running, and the answer comes after it. Dropping
         // the connection closes it.
@@ -193,13 +199,18 @@ impl Claimed {
     }
 }
 
+/// in_failed_sql_transaction
+fn is_aborted(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("25P02")
+}
+
 /// Where the work was when it was given up.
 pub(crate) enum Ended {
     /// In the transaction: nothing is left of it.
     Inside,
     /// Somewhere else.
     Outside,
-    /// The server did not answer in time. The connection is closed.
+    /// The server did not answer, or not in time. The connection is closed.
     Unheard,
 }
 

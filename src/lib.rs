@@ -216,6 +216,12 @@
 //! - [`Idempotency::execute_in`]: an operation inside of a transaction that you opened and will commit;
 //! - [`Idempotency::find`]: what is stored for a key.
 //!
+//! # Testing your own code
+//!
+//! The feature `testing` has a kit that runs your closure, or your whole handler, through crashes, lost answers, duplicates and
+//! cancellation, and asserts that its effect happens once: three lines in a test. See the module `pgonce::testing`, or
+//! [its guide](https://github.com/pgonce/pgonce/blob/main/docs/testing.md).
+//!
 //! # What is logged
 //!
 //! `tracing` spans and events at the steps of the protocol, with the scope and a short hash of the key. Never parameters, results

@@ -45,6 +45,31 @@ impl Frame {
         self.kind.is_none() && (self.bytes.ends_with(&SSL_REQUEST) || self.bytes.ends_with(&GSS_REQUEST))
     }
 
+    /// A request for what does not exist, if this is a request to run a statement: the server answers it with an error,
+    /// which aborts the transaction.
+    pub(super) fn spoiled(self) -> Self {
+        match self.kind {
+            Some(b'E') => Self::new(b'E', b"no such portal\0\0\0\0\0"),
+            Some(b'Q') => Self::new(b'Q', b"no such command\0"),
+            _ => self,
+        }
+    }
+
+    /// An error as the server sends it.
+    pub(super) fn error(sqlstate: &str) -> Self {
+        let message = "refused by a test";
+        Self::new(b'E', format!("SERROR\0VERROR\0C{sqlstate}\0M{message}\0\0").as_bytes())
+    }
+
+    pub(super) fn is_error_of(&self, side: Side) -> bool {
+        side == Side::Server && self.kind == Some(b'E')
+    }
+
+    fn new(kind: u8, payload: &[u8]) -> Self {
+        let length = (payload.len() as u32 + 4).to_be_bytes();
+        Self { kind: Some(kind), bytes: [&[kind], &length[..], payload].concat() }
+    }
+
     /// Its name in PostgreSQL's documentation, with the SQL or the command's tag where it has one.
     pub(super) fn label(&self, side: Side) -> String {
         let Some(kind) = self.kind else { return "StartupMessage".to_owned() };

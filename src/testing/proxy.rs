@@ -61,6 +61,9 @@ pub enum Fault {
     Stall,
     /// This direction pauses for so long, once.
     Delay(Duration),
+    /// The server does not run the statement of this `Execute` or `Query`, and answers with an error of this SQLSTATE. Its
+    /// transaction is aborted. Only at [`Edge::Before`].
+    Refuse(&'static str),
 }
 
 /// A proxy on 127.0.0.1, which ends with this value.
@@ -87,6 +90,8 @@ struct Shared {
 struct Link {
     number: usize,
     state: watch::Sender<Flow>,
+    /// What the server's next error is to say.
+    refusal: Mutex<Option<&'static str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -190,7 +195,8 @@ impl Shared {
             if *self.outage.borrow() {
                 continue;
             }
-            let link = Arc::new(Link { number, state: watch::Sender::new(Flow::Open) });
+            let state = watch::Sender::new(Flow::Open);
+            let link = Arc::new(Link { number, state, refusal: Mutex::default() });
             number += 1;
             lock(&self.links).push(Arc::clone(&link));
             tokio::spawn(Arc::clone(&self).connect(client, server.clone(), link));
@@ -231,13 +237,23 @@ impl Shared {
                     }
                 }
             };
-            let Some(frame) = frame else { break };
+            let Some(mut frame) = frame else { break };
             let message = Message { connection: link.number, side, nth, label: frame.label(side) };
             lock(&self.log).push(message.clone());
-            self.strike(link, Edge::Before, &message).await;
+            if let Some(Fault::Refuse(sqlstate)) = self.strike(link, Edge::Before, &message).await {
+                *lock(&link.refusal) = Some(sqlstate);
+                frame = frame.spoiled();
+            }
+            if frame.is_error_of(side)
+                && let Some(sqlstate) = lock(&link.refusal).take()
+            {
+                frame = Frame::error(sqlstate);
+            }
             match link.passes().await {
                 Flow::Open if to.write_all(&frame.bytes).await.is_err() => break,
-                Flow::Open => self.strike(link, Edge::After, &message).await,
+                Flow::Open => {
+                    self.strike(link, Edge::After, &message).await;
+                }
                 Flow::Cut => break,
                 Flow::Swallowed | Flow::Stalled => {}
             }
@@ -252,7 +268,7 @@ impl Shared {
     }
 
     /// Lets the armed fault happen if this is its place.
-    async fn strike(&self, link: &Link, edge: Edge, message: &Message) {
+    async fn strike(&self, link: &Link, edge: Edge, message: &Message) -> Option<Fault> {
         let fault = {
             let mut armed = lock(&self.armed);
             match &*armed {
@@ -261,7 +277,7 @@ impl Shared {
                     *armed = None;
                     fault
                 }
-                _ => return,
+                _ => return None,
             }
         };
         match fault {
@@ -269,12 +285,13 @@ impl Shared {
             Fault::Outage => self.begin_outage(),
             Fault::BlackHole => link.become_(Flow::Swallowed),
             Fault::Stall => link.become_(Flow::Stalled),
-            Fault::Delay(_) => {}
+            Fault::Delay(_) | Fault::Refuse(_) => {}
         }
         self.hits.send_modify(|hits| *hits += 1);
         if let Fault::Delay(pause) = fault {
             tokio::time::sleep(pause).await;
         }
+        Some(fault)
     }
 
     fn begin_outage(&self) {

@@ -173,6 +173,12 @@ impl Proxy {
     pub fn conversation(&self) -> Vec<Message> {
         lock(&self.shared.log).clone()
     }
+
+    /// Forgets what was sent so far, and the connections that have ended: for a proxy that runs for long.
+    pub fn forget(&self) {
+        lock(&self.shared.log).clear();
+        lock(&self.shared.links).retain(|link| Arc::strong_count(link) > 1);
+    }
 }
 
 impl Drop for Proxy {

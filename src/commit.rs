@@ -7,7 +7,7 @@
 //! | an error by which the server ended the session, or that says that the connection is gone | unknown |
 //! | a lost connection, or no answer in time | unknown |
 //!
-//! An unknown one is looked for on another connection. The claim holds the key's advisory lock until its transaction
+//! An unknown one is looked for on another connection, in the primary. The claim holds the key's advisory lock until its transaction
 //! ends. So whoever gets that lock knows that it has ended, and sees in a *new* snapshot how: the row has our attempt,
 //! or it never will. The closure's result decides nothing here, so it may be different in every run.
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{ConnectOptions, Connection};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
@@ -60,12 +61,18 @@ pub(crate) async fn commit(
             info!(attempt = %owner.attempt, "nothing of it had been committed");
             Err(NotCommitted { error: Error::lost_at_commit(source), lost: true })
         }
-        Fate::Unknown(known) => {
-            warn!(attempt = %owner.attempt, "it is not known whether it was committed: {known}");
-            let Owner { scope, key, attempt, .. } = owner.clone();
-            Err(Error::CommitUnknown { scope, key, attempt, known, source }.into())
+        Fate::Expired => {
+            let known = "its retention ended before that could be found out";
+            Err(unknown(owner, source, known, true))
         }
+        Fate::Unknown(known) => Err(unknown(owner, source, &known, false)),
     }
+}
+
+fn unknown(owner: &Owner, source: sqlx::Error, known: &str, retention_ended: bool) -> NotCommitted {
+    warn!(attempt = %owner.attempt, "it is not known whether it was committed: {known}");
+    let Owner { scope, key, attempt, .. } = owner.clone();
+    Error::CommitUnknown { scope, key, attempt, known: known.into(), retention_ended, source }.into()
 }
 
 /// What became of an attempt.
@@ -73,6 +80,8 @@ enum Fate {
     Committed,
     /// Nothing of it is left, nor will be.
     Dead,
+    /// Its row may have been purged: nobody will ever find out.
+    Expired,
     /// What is known of it.
     Unknown(String),
 }
@@ -88,50 +97,72 @@ async fn find_out(owner: &Owner, idempotency: &Idempotency) -> Fate {
         .with_jitter()
         .build();
     let mut known = format!("the database did not answer for {limit:?}");
-    loop {
-        // Several rounds, since the pool's idle connections may be as dead as the one that was lost; each long enough to
-        // make a new one.
+    // The pool has connections that are set up as the application wants it. But it may be exhausted, and its idle
+    // connections as dead as the one that was lost; so each second round makes a connection of its own.
+    for of_pool in [true, false].into_iter().cycle() {
+        // Several rounds, each long enough to make a connection.
         let round = deadline.min(Instant::now() + Duration::from_secs(1).max(limit / 4));
-        match timeout_at(round, ask(owner, idempotency)).await {
-            Ok(Ok(Answer::Committed)) => return Fate::Committed,
-            // A row that is not there may also have expired and been purged.
-            Ok(Ok(Answer::Absent)) if Instant::now() < owner.live_until => return Fate::Dead,
-            Ok(Ok(Answer::Absent)) => {
-                return Fate::Unknown("its retention ended before that could be found out".to_owned());
+        match timeout_at(round, ask(owner, idempotency, of_pool, &mut known)).await {
+            Ok(Ok(Found::Committed)) => return Fate::Committed,
+            Ok(Ok(Found::Absent)) => return Fate::Dead,
+            Ok(Ok(Found::Expired)) => return Fate::Expired,
+            Ok(Ok(Found::Running)) => {
+                known =
+                    "a transaction with the key's lock, its own or another call's, was still open".to_owned();
             }
-            Ok(Ok(Answer::Running)) => {
-                known = format!("after {limit:?} its transaction was still open on the server");
+            Ok(Err(error)) if known != UNCONFIRMED => {
+                known = format!("the database could not be asked for {limit:?}: {error}");
             }
-            Ok(Err(Error::Database { source: error @ sqlx::Error::PoolClosed, .. })) => {
-                return Fate::Unknown(format!("the database could not be asked: {error}"));
-            }
-            Ok(Err(error)) => known = format!("the database could not be asked for {limit:?}: {error}"),
-            Err(_) => {}
+            Ok(Err(_)) | Err(_) => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
         match pauses.next() {
             Some(pause) if !left.is_zero() => tokio::time::sleep(pause.min(left)).await,
-            _ => return Fate::Unknown(known),
+            _ => break,
         }
     }
+    Fate::Unknown(known)
 }
 
-enum Answer {
+const UNCONFIRMED: &str =
+    "its row was found, but that could not be confirmed (by a synchronous standby, for example)";
+
+enum Found {
     Committed,
     Absent,
+    Expired,
     Running,
 }
 
-async fn ask(owner: &Owner, idempotency: &Idempotency) -> Result<Answer, Error> {
-    let mut transaction = idempotency.begin_on_primary().await?;
-    let ended = sql::try_lock(transaction.connection(), owner).await?;
-    if sql::confirm(transaction.connection(), owner).await? {
-        // Where a standby must confirm each commit, this one is confirmed after the one that was lost.
-        transaction.commit().await?;
-        return Ok(Answer::Committed);
-    }
-    transaction.rollback().await;
-    Ok(if ended { Answer::Absent } else { Answer::Running })
+/// On a connection that is closed afterwards, however this ends.
+async fn ask(
+    owner: &Owner,
+    idempotency: &Idempotency,
+    of_pool: bool,
+    known: &mut String,
+) -> Result<Found, Error> {
+    let pool = idempotency.pool();
+    let mut conn =
+        if of_pool { pool.acquire().await?.detach() } else { pool.connect_options().connect().await? };
+    // A standby, which may not have everything, refuses to write.
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+    let mut transaction = conn.begin_with(begin).await.map_err(Error::of_begin)?;
+    let ended = sql::try_lock(&mut transaction, owner).await?;
+    let (found, expired) = sql::confirm(&mut transaction, owner).await?;
+    let answer = match (found, ended) {
+        (true, _) => {
+            UNCONFIRMED.clone_into(known);
+            Found::Committed
+        }
+        (false, false) => Found::Running,
+        (false, true) if expired => Found::Expired,
+        (false, true) => Found::Absent,
+    };
+    // Where a standby must confirm each commit, this one is confirmed after the one that was lost.
+    transaction.commit().await?;
+    // Polite, and nothing depends on it.
+    let _ = conn.close().await;
+    Ok(answer)
 }
 
 /// Whether a COMMIT that failed like this may have taken effect all the same: whenever the session ended with it.

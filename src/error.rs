@@ -22,6 +22,10 @@ const MIGRATE: &str = "migrate as a role that may create a schema in this databa
     with the release of pgonce that is the newest one in use, and not where another tool than sqlx's has migrated";
 const LOST_AT_COMMIT: &str =
     "the connection was lost at COMMIT, and nothing was committed; make the same call again";
+const ASK_AGAIN: &str =
+    "make the same call again: it returns the result if there is one and executes otherwise";
+const FORGOTTEN: &str = "do not make the same call again, it would be a new request: look into your own tables whether it took \
+    effect";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
 const GUARDED: &str = "a COMMIT was refused while a key was pending, or the constraint \
@@ -89,10 +93,13 @@ pub enum Error {
 
     /// The answer to COMMIT was lost, and what became of it could not be found out in time.
     ///
-    /// See [`with_commit_timeout`](crate::Idempotency::with_commit_timeout).
+    /// See [`with_commit_timeout`](crate::Idempotency::with_commit_timeout). The same call, made again, returns the result if
+    /// there is one and executes otherwise; as long as the transaction is still open on the server, it gets
+    /// [`InFlight`](ErrorKind::InFlight). By hand: it was committed if [`find`](crate::Idempotency::find) gives a record with
+    /// this `attempt`.
     #[error(
-        "it is unknown whether key `{key}` in scope `{scope}` was committed: the answer to COMMIT was lost, and {known}; \
-         make the same call again: it returns the result if there is one and executes otherwise"
+        "it is unknown whether key `{key}` in scope `{scope}` was committed: the answer to COMMIT was lost, and {known}; {}",
+        if *.retention_ended { FORGOTTEN } else { ASK_AGAIN }
     )]
     #[non_exhaustive]
     CommitUnknown {
@@ -103,7 +110,10 @@ pub enum Error {
         /// Which attempt it was: if it was committed, the key's [`Record`](crate::Record) has the same.
         attempt: Uuid,
         /// What was found out.
-        known: String,
+        known: Box<str>,
+        /// The key's retention has ended meanwhile, so nothing can tell any more, and the same call would be a new
+        /// request: it [is not retryable](Error::is_retryable).
+        retention_ended: bool,
         /// How the answer was lost.
         source: sqlx::Error,
     },
@@ -223,12 +233,13 @@ impl Error {
 
     /// Whether the same call, with the same key and parameters, may simply be made again.
     ///
-    /// True for a key in flight, for an unknown commit, and for the database errors that pass by themselves: a
+    /// True for a key in flight, for an unknown commit (unless the key's retention has ended meanwhile), and for the database errors that pass by themselves: a
     /// serialization failure or a deadlock, a lost or refused connection, a server that starts or stops, too many
     /// connections, a pool with none free, a time-out of the server.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::InFlight { .. } | Self::CommitUnknown { .. } => true,
+            Self::InFlight { .. } => true,
+            Self::CommitUnknown { retention_ended, .. } => !retention_ended,
             Self::Database { hint: Some(LOST_AT_COMMIT), .. } => true,
             Self::Database { source, .. } => passes_by_itself(source),
             _ => false,

@@ -158,15 +158,16 @@ impl Idempotency {
     }
 
     /// How long a COMMIT may go unanswered before its connection is given up, and how long a call then looks for what
-    /// became of it. Default: 10 seconds, for each of the two.
+    /// became of it. Default: 10 seconds, for each of the two and for each attempt.
     ///
     /// When the answer to a COMMIT is lost (a connection that breaks, a server that restarts, a network that swallows it),
-    /// the call asks on another connection, again and again. It returns what it finds: the result, if it was committed; a
+    /// the call asks on other connections, of the pool and beside it, again and again. It returns what it finds: the result, if it was committed; a
     /// new execution, if it is proven that it was not; and
     /// [`CommitUnknown`](crate::ErrorKind::CommitUnknown) when the time is over.
     ///
     /// Longer is better for a failover, which may take half a minute; shorter, for clients that do not wait so long. Giving
-    /// up a COMMIT does not undo it, so a short time is safe. More than an hour counts as an hour.
+    /// up a COMMIT does not undo it, so a short time is safe; but with zero every COMMIT is given up. More than an hour counts as
+    /// an hour.
     pub fn with_commit_timeout(mut self, commit_timeout: Duration) -> Self {
         self.commit_timeout = commit_timeout.min(Duration::from_secs(60 * 60));
         self
@@ -193,13 +194,6 @@ impl Idempotency {
     pub(crate) async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {
         let conn = self.pool.acquire().await?;
         Transaction::begin(conn, self.begin_statement(isolation)).await.map_err(Error::of_begin)
-    }
-
-    /// A transaction in which to ask what is committed. A standby, which may not have everything, refuses to write.
-    pub(crate) async fn begin_on_primary(&self) -> Result<Transaction, Error> {
-        let conn = self.pool.acquire().await?;
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 
     /// The level is always named, since the server's default may be another one; `READ WRITE` lifts the hardened pool's

@@ -168,7 +168,8 @@
 //! attempt that committed. If so, the call returns its result; if not, nothing of it is left, and a fresh clone of the closure runs.
 //! ([`execute_once`](Idempotency::execute_once) and [`Claimed::complete`], which cannot run again, return a retryable error.) Only
 //! when that cannot be found out within [`with_commit_timeout`](Idempotency::with_commit_timeout) does the call fail with
-//! [`CommitUnknown`](ErrorKind::CommitUnknown), and the same call, made again, goes on looking.
+//! [`CommitUnknown`](ErrorKind::CommitUnknown). The same call, made again, finds out; as long as the transaction is still open on the
+//! server, it gets [`InFlight`](ErrorKind::InFlight).
 //!
 //! A lost connection *before* the COMMIT is no riddle: nothing was committed, and the error [is retryable](Error::is_retryable).
 //! A network that swallows everything without an error is waited for, though; give your calls a time-out. Dropping them is safe.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgExecutor, Row};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 pub(crate) use self::verify::VERIFY;
@@ -32,7 +31,8 @@ SELECT $1, $2, $3, $4, 'pending', 0, clock, clock + $5 * interval '1 microsecond
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable'";
+RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
+          expires_at";
 
 /// Why the claim inserted nothing. Always one row: whether the advisory lock is ours (now), and the key's row, if any.
 const LOOK: &str = "\
@@ -48,7 +48,8 @@ SET fingerprint = $3, attempt = $4, state = 'pending', unfinished = 0, result = 
     transaction_id = NULL, completed_at = NULL, created_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= pg_catalog.clock_timestamp()
-RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable'";
+RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
+          keys.expires_at";
 
 /// Stores the result: exactly one row, as long as we are in the transaction that claimed.
 const FINISH: &str = "\
@@ -76,9 +77,14 @@ RETURNING state";
 const TRY_LOCK: &str = "\
 SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))";
 
-/// Whether this attempt's row is there, in a snapshot of its own. It writes the row as it is, so that the commit of this
-/// statement waits for whatever the attempt's own commit had to wait for: the disk, a synchronous standby.
-const CONFIRM: &str = "UPDATE pgonce.keys SET attempt = $3 WHERE scope = $1 AND key = $2 AND attempt = $3";
+/// Whether this attempt's row is there, in a snapshot of its own, and then whether it may have been purged before that. It
+/// writes the row as it is, so that the commit of this statement waits for whatever the attempt's own commit had to wait
+/// for: the disk, a synchronous standby.
+const CONFIRM: &str = "\
+WITH confirmed AS (
+    UPDATE pgonce.keys SET attempt = $3 WHERE scope = $1 AND key = $2 AND attempt = $3 RETURNING 1
+)
+SELECT count(*) > 0, pg_catalog.clock_timestamp() >= $4 FROM confirmed";
 
 /// Whether we are still in the transaction that claimed.
 const STILL_INSIDE: &str = "SELECT coalesce(pg_catalog.pg_current_xact_id_if_assigned() = $1::xid8, false)";
@@ -108,8 +114,8 @@ pub(crate) struct Owner {
     pub(crate) scope: Scope,
     pub(crate) key: IdempotencyKey,
     pub(crate) attempt: Uuid,
-    /// As long as that the row, once committed, is there: by our clock, from before the claim.
-    pub(crate) live_until: Instant,
+    /// Until then the row, once committed, cannot be purged. By the database's clock.
+    expires_at: DateTime<Utc>,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it.
     transaction_id: String,
     serializable: bool,
@@ -151,8 +157,7 @@ async fn own(
 ) -> Result<Option<Owner>, Error> {
     let attempt = Uuid::new_v4();
     let retention = retention.min(MAX_RETENTION);
-    let live_until = Instant::now() + retention;
-    let claimed: Option<(String, bool)> = sqlx::query_as(statement)
+    let claimed: Option<(String, bool, DateTime<Utc>)> = sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
         .bind(operation.fingerprint().as_bytes().as_slice())
@@ -161,11 +166,11 @@ async fn own(
         .fetch_optional(conn)
         .await
         .map_err(Error::of_statement)?;
-    Ok(claimed.map(|(transaction_id, serializable)| Owner {
+    Ok(claimed.map(|(transaction_id, serializable, expires_at)| Owner {
         scope: operation.scope().clone(),
         key: operation.key().clone(),
         attempt,
-        live_until,
+        expires_at,
         transaction_id,
         serializable,
     }))
@@ -219,15 +224,16 @@ pub(crate) async fn try_lock(conn: &mut PgConnection, owner: &Owner) -> Result<b
         .map_err(Error::of_statement)
 }
 
-pub(crate) async fn confirm(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {
-    let confirmed = sqlx::query(CONFIRM)
+/// Whether its row is there, and whether it would have expired.
+pub(crate) async fn confirm(conn: &mut PgConnection, owner: &Owner) -> Result<(bool, bool), Error> {
+    sqlx::query_as(CONFIRM)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
         .bind(owner.attempt)
-        .execute(conn)
+        .bind(owner.expires_at)
+        .fetch_one(conn)
         .await
-        .map_err(Error::of_statement)?;
-    Ok(confirmed.rows_affected() > 0)
+        .map_err(Error::of_statement)
 }
 
 /// A savepoint of ours. Not sqlx's `begin()`, which ends the outer transaction when it is cancelled.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgTransactionManager as Manager;
-use sqlx::{PgConnection, Postgres, SqlSafeStr};
+use sqlx::{Connection, PgConnection, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
@@ -43,6 +43,10 @@ impl Transaction {
         let committed = Manager::commit(&mut self.conn).await;
         // An error that the server sent also ends the transaction, but sqlx then counts it as open still.
         self.ended = committed.is_ok();
+        if let Err(sqlx::Error::Database(_)) = committed {
+            // The server answers before it has let go of the key; it is ready when it has.
+            let _ = timeout(ORDERLY_END, self.conn.ping()).await;
+        }
         committed
     }
 

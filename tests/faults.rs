@@ -25,7 +25,7 @@ const FAULTS: [(&str, Fault); 5] = [
 ];
 
 /// How many cases run at a time: they mostly wait.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 24;
 
 /// Far more than anything here takes; where it passes, something hangs.
 const FOR_EVER: Duration = Duration::from_secs(60);
@@ -35,6 +35,8 @@ enum Scenario {
     Fresh,
     Replay,
     RecordedFailure,
+    /// A fresh execution whose connection is cut at COMMIT; the fault comes while that is being found out.
+    LostCommit(Edge),
 }
 
 /// A message of the undisturbed run, and the step that it belongs to.
@@ -77,8 +79,10 @@ impl Scenario {
         let operation = self.operation(db, "undisturbed").await;
         let proxy = Proxy::start(&db.options()).await.unwrap();
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(proxy.options());
+        self.lose_commit(&proxy);
         self.call(&Idempotency::new(pool), &operation, &AtomicUsize::new(0)).await.unwrap();
         let mut messages = proxy.conversation();
+        messages.retain(|message| message.connection == self.connection() && message.label != "Terminate");
         // What comes after the last answer is the pool's.
         let last = messages.iter().rposition(|message| step_of(&message.label).is_some()).unwrap();
         let end = messages[last..].iter().position(|message| message.label == "ReadyForQuery").unwrap();
@@ -90,7 +94,9 @@ impl Scenario {
                 step = step_of(label).unwrap_or(step);
             }
             let delivered = if *side == Side::Server { ", delivered" } else { "" };
+            let finding_out = matches!(self, Self::LostCommit(_));
             let named = |edge| match step.as_str() {
+                step if finding_out => format!("{step} (looking)"),
                 "COMMIT" if edge == Edge::After => "COMMIT, delivered".to_owned(),
                 "COMMIT" => format!("COMMIT{delivered}"),
                 step => step.to_owned(),
@@ -105,12 +111,32 @@ impl Scenario {
             let next = messages[place + 1..].iter().find(|next| next.side == Side::Client);
             let step = match next {
                 _ if label != "ReadyForQuery" => named(Edge::After),
-                Some(next) => step_of(&next.label).unwrap_or_else(|| named(Edge::After)),
+                Some(next) if !finding_out => step_of(&next.label).unwrap_or_else(|| named(Edge::After)),
+                Some(_) => named(Edge::After),
                 None => "afterwards".to_owned(),
             };
             boundaries.push(Boundary { side: *side, nth: *nth, edge: Edge::After, step });
         }
+        // How a connection is made is swept by the others.
+        boundaries.retain(|boundary| boundary.step != "connecting (looking)");
         boundaries
+    }
+
+    /// While it is found out, a dead connection takes more than a second.
+    fn commit_timeout(self) -> Duration {
+        Duration::from_secs(if matches!(self, Self::LostCommit(_)) { 3 } else { 2 })
+    }
+
+    /// Which connection the faults are for.
+    fn connection(self) -> usize {
+        usize::from(matches!(self, Self::LostCommit(_)))
+    }
+
+    fn lose_commit(self, proxy: &Proxy) {
+        if let Self::LostCommit(edge) = self {
+            proxy
+                .arm(Fault::Cut, edge, |message| message.connection == 0 && message.label == "Query: COMMIT");
+        }
     }
 
     async fn operation(self, db: &Database, name: &str) -> Operation {
@@ -126,17 +152,22 @@ impl Scenario {
         let operation = self.operation(db, name).await;
         let Boundary { side, nth, edge, ref step } = *boundary;
         let proxy = Proxy::start(&db.options()).await.unwrap();
+        self.lose_commit(&proxy);
+        let connection = self.connection();
         proxy.arm(fault, edge, move |message| {
-            (message.connection, message.side, message.nth) == (0, side, nth)
+            (message.connection, message.side, message.nth) == (connection, side, nth)
         });
         let options = proxy.options().application_name(name);
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-        let idempotency = Idempotency::new(pool.clone()).with_commit_timeout(Duration::from_secs(2));
+        let idempotency = Idempotency::new(pool.clone()).with_commit_timeout(self.commit_timeout());
         let runs = AtomicUsize::new(0);
 
         // Before the COMMIT a network that swallows everything is waited for until the caller gives up. From the COMMIT on
         // the call ends by itself, always.
-        let ends = step.starts_with("COMMIT") || step == "ROLLBACK" || step == "afterwards";
+        let ends = step.starts_with("COMMIT")
+            || step == "ROLLBACK"
+            || step == "afterwards"
+            || matches!(self, Self::LostCommit(_));
         let hangs = matches!(fault, Fault::BlackHole | Fault::Stall) && !ends;
         let gives_up = async {
             proxy.hit(1).await;
@@ -147,7 +178,7 @@ impl Scenario {
             () = gives_up => None,
         };
         assert!(answer.is_some() || hangs, "the call hangs");
-        assert_eq!(proxy.hits(), 1, "the fault happened");
+        assert_eq!(proxy.hits(), 1 + connection, "the fault happened");
 
         // When the fault is over, the pool has its slot, and the server no session that is not at rest.
         proxy.heal();
@@ -196,6 +227,8 @@ fn step_of(label: &str) -> Option<String> {
     let (kind, sql) = label.split_once(": ").unwrap_or((label, ""));
     let step = match kind {
         "StartupMessage" => "connecting",
+        "Parse" | "Query" if sql.starts_with("SELECT pg_catalog.pg_try_advisory") => "the lock",
+        "Parse" | "Query" if sql.starts_with("WITH confirmed") => "the row",
         "Parse" | "Query" if sql.starts_with("BEGIN") => "BEGIN",
         "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys") => "the claim",
         "Parse" | "Query" if sql.starts_with("SELECT lock.ours") => "the look",
@@ -244,6 +277,10 @@ async fn sweep(scenario: Scenario, name: &'static str) {
     db.wait_until_idle().await;
     assert_eq!(db.count("pgonce.keys WHERE state = 'pending'").await, 0);
     println!("{name}: {} boundaries, {count} cases", boundaries.len());
+    if matches!(scenario, Scenario::LostCommit(_)) {
+        // What the look finds depends on whether the server has noticed the cut by then.
+        return;
+    }
 
     let mut cells: BTreeMap<(&str, &str), BTreeSet<Saw>> = BTreeMap::new();
     for (step, fault, saw) in saw {
@@ -279,4 +316,14 @@ async fn a_replay_survives_every_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorded_failure_survives_every_fault() {
     sweep(Scenario::RecordedFailure, "recorded failure").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finding_out_that_a_lost_commit_was_committed_survives_every_fault() {
+    sweep(Scenario::LostCommit(Edge::After), "lost, committed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finding_out_that_a_lost_commit_is_dead_survives_every_fault() {
+    sweep(Scenario::LostCommit(Edge::Before), "lost, dead").await;
 }

@@ -5,7 +5,7 @@ mod support;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgonce::{Error, ErrorKind, Idempotency, InFlight, Operation, Outcome};
 use sqlx::{Connection, PgConnection};
@@ -107,9 +107,10 @@ async fn what_was_acknowledged_survives_restarts_in_the_middle_of_load() {
         workers.spawn(work(idempotency.clone().with_in_flight(wait), worker, told.clone()));
     }
     for fast in [true, false, false, true] {
-        let before = told.acknowledged();
+        let (before, begin) = (told.acknowledged(), Instant::now());
         while told.acknowledged() < before + 60 {
             assert!(workers.try_join_next().is_none(), "a worker has given up");
+            assert!(begin.elapsed() < Duration::from_secs(60), "no call gets through");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         block_in_place(|| {
@@ -119,9 +120,8 @@ async fn what_was_acknowledged_survives_restarts_in_the_middle_of_load() {
         });
     }
     told.stop.store(true, SeqCst);
-    while let Some(worker) = workers.join_next().await {
-        worker.unwrap();
-    }
+    let last = tokio::time::timeout(Duration::from_secs(60), workers.join_all());
+    last.await.expect("a call does not get through");
     assert!(told.failed.load(SeqCst) > 0, "no call has noticed a restart");
 
     // One row for one key, and no money came or went.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use pgonce::{Claim, Error, ErrorKind, Idempotency, Operation};
+use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Operation};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use support::{Database, charge, key, operation, scope};
 
@@ -195,7 +195,8 @@ async fn call_with_fault(
     };
     let pool = db.gated_pool(text, gate.clone()).await;
     pool.set_connect_options((*pool.connect_options()).clone().application_name("victim"));
-    let idempotency = Idempotency::new(pool);
+    // The server says no to a COMMIT before it has given the key's lock back.
+    let idempotency = Idempotency::new(pool).with_in_flight(InFlight::Wait(Duration::from_secs(30)));
     let outcome = match pause {
         None => call.make(&idempotency, operation, runs).await,
         Some(trigger) => {

@@ -4,8 +4,9 @@
 mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
-use pgonce::{Claim, ClosureError, Error, ErrorKind, Idempotency, Isolation, Operation};
+use pgonce::{Claim, ClosureError, Error, ErrorKind, Idempotency, InFlight, Isolation, Operation};
 use sqlx::{Executor, PgConnection, PgPool};
 use support::{Database, charge, key, scope};
 
@@ -166,7 +167,9 @@ async fn every_conflict_under_every_level_is_repeated_or_handed_back() {
                     }
                 };
                 let pool = db.gated_pool("COMMIT\0", gate).await;
-                let idempotency = Idempotency::new(pool).with_isolation(isolation);
+                // The server says no to a COMMIT before it has given the key's lock back.
+                let wait = InFlight::Wait(Duration::from_secs(30));
+                let idempotency = Idempotency::new(pool).with_isolation(isolation).with_in_flight(wait);
                 let outcome = make(&db, call, rival, &idempotency, begin, &operation, &runs).await;
 
                 let conflicts = rival.conflicts_under(isolation);
@@ -259,9 +262,9 @@ async fn a_commit_that_a_deferred_constraint_refuses_leaves_nothing_and_is_not_r
     .unwrap();
     for (refusal, code, retryable) in DEFERRED {
         db.pool.execute(refusal).await.unwrap();
-        let operation = Operation::new(scope(), key(code));
         for call in CALLS {
             let case = format!("{code}, {call:?}");
+            let operation = Operation::new(scope(), key(&format!("{code}/{call:?}")));
             let idempotency = Idempotency::new(db.pool_of(1));
             let runs = AtomicU32::new(0);
             // Without a rival, since there is no gate.
@@ -276,6 +279,7 @@ async fn a_commit_that_a_deferred_constraint_refuses_leaves_nothing_and_is_not_r
             assert_eq!(db.balance("alice").await, 1000, "{case}");
         }
         // The writes of a recorded failure are undone, and with them what the constraint was about.
+        let operation = Operation::new(scope(), key(code));
         let failed = db
             .idempotency()
             .execute_recording(&operation, async |conn| {

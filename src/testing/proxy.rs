@@ -78,9 +78,11 @@ pub struct Proxy {
 type Matches = Box<dyn Fn(&Message) -> bool + Send>;
 
 struct Shared {
-    armed: Mutex<Option<(Fault, Edge, Matches)>>,
+    armed: Mutex<Vec<(Fault, Edge, Matches)>>,
     log: Mutex<Vec<Message>>,
     hits: watch::Sender<usize>,
+    /// How many connections were turned away.
+    refused: watch::Sender<usize>,
     /// No connection gets through.
     outage: watch::Sender<bool>,
     links: Mutex<Vec<Arc<Link>>>,
@@ -121,6 +123,7 @@ impl Proxy {
             armed: Mutex::default(),
             log: Mutex::default(),
             hits: watch::Sender::new(0),
+            refused: watch::Sender::new(0),
             outage: watch::Sender::new(false),
             links: Mutex::default(),
         });
@@ -134,12 +137,14 @@ impl Proxy {
         self.options.clone()
     }
 
-    /// The fault happens at the first message that matches, once.
+    /// The fault happens at the first message that matches, once. Several may be armed.
+    ///
+    /// `matches` must not call this proxy.
     pub fn arm(&self, fault: Fault, edge: Edge, matches: impl Fn(&Message) -> bool + Send + 'static) {
-        *lock(&self.shared.armed) = Some((fault, edge, Box::new(matches)));
+        lock(&self.shared.armed).push((fault, edge, Box::new(matches)));
     }
 
-    /// Waits until the fault has happened, in all so many times since the start.
+    /// Waits until so many faults have happened, in all since the start.
     pub async fn hit(&self, times: usize) {
         // The sender lives as long as this value.
         let _ = self.shared.hits.subscribe().wait_for(|hits| *hits >= times).await;
@@ -150,10 +155,22 @@ impl Proxy {
         *self.shared.hits.borrow()
     }
 
+    /// Waits until so many connections were refused during outages, in all since the start.
+    pub async fn refused(&self, times: usize) {
+        let _ = self.shared.refused.subscribe().wait_for(|refused| *refused >= times).await;
+    }
+
+    /// Every connection that there is becomes a [`Fault::BlackHole`]. New ones get through.
+    pub fn swallow(&self) {
+        for link in lock(&self.shared.links).iter() {
+            link.become_(Flow::Swallowed);
+        }
+    }
+
     /// Ends the fault: an outage is over, what was stalled arrives, and what was in a black hole is cut. Nothing is
     /// armed any more.
     pub fn heal(&self) {
-        *lock(&self.shared.armed) = None;
+        lock(&self.shared.armed).clear();
         self.shared.outage.send_replace(false);
         for link in lock(&self.shared.links).iter() {
             link.state.send_modify(|state| match state {
@@ -199,6 +216,7 @@ impl Shared {
         let mut number = 0;
         while let Ok((client, _)) = listener.accept().await {
             if *self.outage.borrow() {
+                self.refused.send_modify(|refused| *refused += 1);
                 continue;
             }
             let state = watch::Sender::new(Flow::Open);
@@ -277,14 +295,8 @@ impl Shared {
     async fn strike(&self, link: &Link, edge: Edge, message: &Message) -> Option<Fault> {
         let fault = {
             let mut armed = lock(&self.armed);
-            match &*armed {
-                Some((fault, at, matches)) if *at == edge && matches(message) => {
-                    let fault = *fault;
-                    *armed = None;
-                    fault
-                }
-                _ => return None,
-            }
+            let place = armed.iter().position(|(_, at, matches)| *at == edge && matches(message))?;
+            armed.remove(place).0
         };
         match fault {
             Fault::Cut => link.become_(Flow::Cut),

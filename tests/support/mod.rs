@@ -288,3 +288,9 @@ pub async fn assert_at_rest(db: &Database, pool: &PgPool, after: &str) {
     .unwrap();
     assert_eq!(locks, 0, "a lock after {after}");
 }
+
+/// The server's code of the error, if it came from there.
+pub fn sqlstate(error: &pgonce::Error) -> Option<String> {
+    let pgonce::Error::Database { source, .. } = error else { return None };
+    source.as_database_error()?.code().map(Into::into)
+}

@@ -1,5 +1,5 @@
 //! Chaos: clients that are killed, a server that crashes, a network that fails, and a checker that proves from the clients'
-//! logs and from the database that every promise was kept all the same. See `docs/reliability.md`.
+//! logs and from the database that every promise was kept all the same. See `docs/chaos.md`.
 
 mod bank;
 mod call;

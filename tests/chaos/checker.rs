@@ -87,7 +87,6 @@ impl fmt::Display for Complaints {
 }
 
 /// A commit that gave a key its result.
-#[derive(Clone, Debug)]
 pub struct Execution {
     pub key: String,
     pub attempt: uuid::Uuid,
@@ -98,6 +97,19 @@ pub struct Execution {
     pub claimed_at: Micros,
     pub expires_at: Micros,
     pub retention: Micros,
+}
+
+impl fmt::Debug for Execution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, attempt, xid, receipt, claimed_at, expires_at, .. } = self;
+        let outcome = if self.failed { "failure" } else { "success" };
+        write!(
+            f,
+            "[{outcome} of {key}: run {} of call {}, variant {}, attempt {attempt}, transaction {xid}, from {claimed_at} to \
+             {expires_at}: {}]",
+            receipt.run, receipt.call, receipt.variant, self.result
+        )
+    }
 }
 
 /// Everything that is wrong.

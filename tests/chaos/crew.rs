@@ -1,10 +1,10 @@
 //! The client processes, as their parent sees them.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use anyhow::{Context, bail};
 use pgonce::testing::Proxy;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -44,7 +44,7 @@ impl Crew {
         folder: PathBuf,
         test: &'static str,
         server: &PgConnectOptions,
-    ) -> io::Result<Self> {
+    ) -> anyhow::Result<Self> {
         let mut proxies = Vec::new();
         for _ in 0..CLIENTS {
             proxies.push(Proxy::start(server).await?);
@@ -58,7 +58,7 @@ impl Crew {
         Ok(crew)
     }
 
-    fn spawn(&self, client: usize, life: u64) -> io::Result<Process> {
+    fn spawn(&self, client: usize, life: u64) -> anyhow::Result<Process> {
         let identity = Identity {
             seed: self.seed,
             client: client as u64,
@@ -67,10 +67,9 @@ impl Crew {
             log: self.folder.join(log_name(client, life)),
             url: self.proxies[client].options().to_url_lossy().into(),
         };
-        let identity = serde_json::to_string(&identity).expect("an identity is JSON");
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--exact", self.test, "--nocapture"])
-            .env(VARIABLE, identity)
+            .env(VARIABLE, serde_json::to_string(&identity)?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -80,7 +79,7 @@ impl Crew {
     }
 
     /// SIGKILL, and a new life.
-    pub async fn kill(&self, client: usize) -> io::Result<()> {
+    pub async fn kill(&self, client: usize) -> anyhow::Result<()> {
         let mut processes = self.processes.lock().await;
         let process = &mut processes[client];
         process.child.kill().await?;
@@ -89,11 +88,11 @@ impl Crew {
     }
 
     /// Asks all clients to come to rest, and waits until they have.
-    pub async fn rest(&self) -> Result<(), String> {
+    pub async fn rest(&self) -> anyhow::Result<()> {
         let mut processes = self.processes.lock().await;
         for process in processes.iter_mut() {
             let ask = process.child.stdin.as_mut().expect("a pipe").write_all(b"\n");
-            ask.await.map_err(|error| format!("a client has ended by itself: {error}"))?;
+            ask.await.context("a client has ended by itself")?;
         }
         for (client, process) in processes.iter_mut().enumerate() {
             let rested = async {
@@ -106,15 +105,15 @@ impl Crew {
             };
             match timeout(PATIENCE, rested).await {
                 Ok(true) => {}
-                Ok(false) => return Err(format!("client {client} has ended by itself")),
-                Err(_) => return Err(format!("client {client} does not come to rest")),
+                Ok(false) => bail!("client {client} has ended by itself"),
+                Err(_) => bail!("client {client} does not come to rest"),
             }
         }
         Ok(())
     }
 
     /// Ends all clients and reads what they have written down.
-    pub async fn end(self) -> Result<Vec<Log>, String> {
+    pub async fn end(self) -> anyhow::Result<Vec<Log>> {
         let mut logs = Vec::new();
         for (client, mut process) in self.processes.into_inner().into_iter().enumerate() {
             drop(process.child.stdin.take());

@@ -121,13 +121,13 @@ pub struct Log {
 
 impl Log {
     /// The last line of a client that was killed may be torn.
-    pub fn parse(name: &str, text: &str, killed: bool) -> Result<Self, String> {
+    pub fn parse(name: &str, text: &str, killed: bool) -> anyhow::Result<Self> {
         let mut entries = Vec::new();
         for (number, line) in text.split_inclusive('\n').enumerate() {
             match serde_json::from_str(line) {
                 Ok(entry) if line.ends_with('\n') => entries.push(entry),
                 _ if killed && !line.ends_with('\n') => {}
-                _ => return Err(format!("line {} of {name} is torn: {line}", number + 1)),
+                _ => anyhow::bail!("line {} of {name} is torn: {line}", number + 1),
             }
         }
         Ok(Self { name: name.to_owned(), entries, killed })

@@ -52,7 +52,7 @@ fn every_promise_is_kept_under_chaos() {
     let (summary, complaints) =
         match Runtime::new().expect("a runtime").block_on(chaos(seed, seconds, &folder)) {
             Ok(run) => run,
-            Err(error) => panic!("{error}\nagain: {again}\nlogs: {}", folder.display()),
+            Err(error) => panic!("{error:#}\nagain: {again}\nlogs: {}", folder.display()),
         };
     tell(&summary.to_string());
     let missing = if seconds < summary::ENOUGH { Vec::new() } else { summary.missing() };
@@ -82,41 +82,34 @@ fn folder(seed: u64) -> PathBuf {
     folder
 }
 
-async fn chaos(seed: u64, seconds: u64, folder: &Path) -> Result<(Summary, Complaints), String> {
+async fn chaos(seed: u64, seconds: u64, folder: &Path) -> anyhow::Result<(Summary, Complaints)> {
     // Its own server also where DATABASE_URL is set, since it crashes it.
     let settings = Settings::durable().with("deadlock_timeout", "100ms");
-    let server = tokio::task::spawn_blocking(move || throwaway_postgres::private_with(&settings));
-    let server = server.await.expect("no panic").map_err(|error| error.to_string())?;
+    let server = tokio::task::spawn_blocking(move || throwaway_postgres::private_with(&settings)).await??;
     let options: PgConnectOptions = server.url().parse().expect("the server's url");
     let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options.clone());
-    let prepare = async {
-        pgonce::migrate(&pool).await?;
-        bank::create(&mut *pool.acquire().await?).await?;
-        Ok(())
-    };
-    prepare.await.map_err(|error: pgonce::Error| error.to_string())?;
+    pgonce::migrate(&pool).await?;
+    bank::create(&mut *pool.acquire().await?).await?;
 
-    let crew = Crew::start(seed, folder.to_owned(), "every_promise_is_kept_under_chaos", &options)
-        .await
-        .map_err(|error| format!("the clients: {error}"))?;
+    let test = "every_promise_is_kept_under_chaos";
+    let crew = Crew::start(seed, folder.to_owned(), test, &options).await?;
     let tally = Tally::default();
     let server = trouble::make(seed, Duration::from_secs(seconds), &crew, server, &tally).await?;
 
     let mut complaints = Complaints::default();
     // The clients are still there, and have their connections.
     if let Err(problem) = crew.rest().await {
-        complaints.add(Promise::Rest, problem);
+        complaints.add(Promise::Rest, problem.to_string());
     }
-    let mut conn = PgConnection::connect_with(&options).await.map_err(|error| error.to_string())?;
-    if let Some(problem) = unrest(&mut conn).await.map_err(|error| error.to_string())? {
+    let mut conn = PgConnection::connect_with(&options).await?;
+    if let Some(problem) = unrest(&mut conn).await? {
         complaints.add(Promise::Rest, problem);
     }
     let mut logs = crew.end().await?;
     logs.push(settle(folder, &pool, &logs, &mut complaints).await?);
-    let evidence = Evidence::read(&mut conn).await.map_err(|error| error.to_string())?;
+    let evidence = Evidence::read(&mut conn).await?;
     drop(server);
-    std::fs::write(folder.join("evidence.json"), serde_json::to_vec(&evidence).expect("JSON"))
-        .map_err(|error| error.to_string())?;
+    std::fs::write(folder.join("evidence.json"), serde_json::to_vec(&evidence)?)?;
     complaints.0.extend(checker::check(&logs, &evidence).0);
     let tally = tally.into_inner().expect("no panic");
     Ok((Summary::new(&logs, &evidence, tally), complaints))
@@ -151,9 +144,9 @@ async fn settle(
     pool: &sqlx::PgPool,
     logs: &[Log],
     complaints: &mut Complaints,
-) -> Result<Log, String> {
+) -> anyhow::Result<Log> {
     let path = folder.join("settle.jsonl");
-    let journal = Arc::new(Journal::open(&path).map_err(|error| error.to_string())?);
+    let journal = Arc::new(Journal::open(&path)?);
     let idempotency = Idempotency::new(pool.clone());
     let caller = Arc::new(Caller { idempotency, hardened: false, journal: Arc::clone(&journal) });
     for (scope, key) in unanswered(logs) {
@@ -163,8 +156,7 @@ async fn settle(
         }
     }
     journal.write(&Entry::Rested { problem: None });
-    let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-    Log::parse("settle", &text, false)
+    Log::parse("settle", &std::fs::read_to_string(&path)?, false)
 }
 
 /// The keys for which no call got a result, each with its scope.

@@ -29,7 +29,7 @@ pub async fn make(
     crew: &Crew,
     server: Server,
     tally: &Tally,
-) -> Result<Server, String> {
+) -> anyhow::Result<Server> {
     let end = Instant::now() + length;
     let network =
         crew.proxies.iter().enumerate().map(|(client, proxy)| disturb(seed, client, proxy, end, tally));
@@ -44,7 +44,7 @@ async fn strike(
     mut server: Server,
     end: Instant,
     tally: &Tally,
-) -> Result<Server, String> {
+) -> anyhow::Result<Server> {
     let options: PgConnectOptions = server.url().parse().expect("the server's url");
     for (pause, blow) in plan::blows(seed) {
         sleep(pause).await;
@@ -53,11 +53,11 @@ async fn strike(
         }
         match blow {
             Blow::Kill(client) => {
-                crew.kill(client).await.map_err(|error| error.to_string())?;
+                crew.kill(client).await?;
                 count(tally, "clients killed", 1);
             }
             Blow::Terminate(which) => {
-                let terminated = terminate(&options, which).await.map_err(|error| error.to_string())?;
+                let terminated = terminate(&options, which).await?;
                 count(tally, "backends terminated", terminated);
             }
             Blow::Restart => {
@@ -83,13 +83,13 @@ async fn terminate(server: &PgConnectOptions, which: i32) -> Result<u64, sqlx::E
     Ok(terminated.rows_affected())
 }
 
-async fn restart(mut server: Server) -> Result<Server, String> {
+async fn restart(mut server: Server) -> anyhow::Result<Server> {
     let restarted = tokio::task::spawn_blocking(move || {
         server.stop_immediately()?;
         server.start_again()?;
-        Ok::<_, throwaway_postgres::Error>(server)
+        Ok(server)
     });
-    restarted.await.expect("no panic").map_err(|error| error.to_string())
+    restarted.await?
 }
 
 /// Disturbs the connections of one client.

@@ -15,10 +15,13 @@
 //!
 //! Lengths and numbers are big-endian, lengths have 8 bytes.
 
+mod json;
 mod number;
 mod write;
 
 use std::fmt;
+
+pub(crate) use json::Json;
 
 /// serde_json's own limit; deeper values could be written and never be read again.
 const MAX_DEPTH: usize = 128;

@@ -1,8 +1,11 @@
 //! A key that is ours: claim it, then complete it, record its failure, or release it.
 
 use std::fmt;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 
+#[cfg(feature = "axum")]
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::{Instrument, Span, debug, warn};
@@ -128,10 +131,18 @@ impl Claimed {
         self.transaction.connection()
     }
 
-    /// Sets the point to which a recorded failure undoes the business writes.
+    /// Sets the point to which a recorded failure undoes the business writes. There is one: a second call does nothing.
     pub(crate) async fn recorded_from_here(&mut self) -> Result<(), Error> {
-        self.records = true;
-        Savepoint::Recording.set(self.transaction.connection()).await
+        if !mem::replace(&mut self.records, true) {
+            Savepoint::Recording.set(self.transaction.connection()).await?;
+        }
+        Ok(())
+    }
+
+    /// When the key's retention will end, by the database's clock.
+    #[cfg(feature = "axum")]
+    pub(crate) fn expires_at(&self) -> DateTime<Utc> {
+        self.owner.expires_at
     }
 
     /// Stores the encoded result and commits, or rolls back when there is none.

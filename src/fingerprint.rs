@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::canonical::Encoder;
+use crate::canonical::{Encoder, Json};
 
 /// The parameters of an operation, reduced to 33 bytes: a version byte and a SHA-256.
 ///
@@ -43,6 +43,26 @@ impl Fingerprint {
             Ok(()) => Ok(Self::of_encoding(encoder.as_bytes())),
             Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
         }
+    }
+
+    /// The fingerprint of a JSON text, by value: that of any value which serde_json writes so.
+    ///
+    /// For parameters that arrive as text, the body of a request or the payload of a message: white space, the order of
+    /// an object's keys and the spelling of a number do not matter (`100.0` is `1e2`), and nothing is lost on the way, not the last
+    /// digit of a large number nor a key that stands twice. A text of 1 MiB costs about as much as reading it once for each
+    /// level of its nesting.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](crate::ErrorKind::Encode) when it is not JSON, is nested deeper than 128 levels, or has a string that is no
+    /// Unicode (half of a surrogate pair).
+    pub fn of_json(text: &[u8]) -> Result<Self, Error> {
+        let json: Json<'_> = serde_json::from_slice(text).map_err(|error| Error::Encode {
+            what: "parameters",
+            // serde_json's own message may repeat the data.
+            reason: format!("no JSON: line {} column {}", error.line(), error.column()),
+        })?;
+        Self::of(&json)
     }
 
     /// The fingerprint of no parameters at all, the same as that of `()` and of `null`.

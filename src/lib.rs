@@ -237,6 +237,8 @@ mod error;
 mod execute;
 mod fingerprint;
 mod hardened;
+#[cfg(feature = "axum")]
+pub mod http;
 mod idempotency;
 mod key;
 mod migrate;
@@ -257,6 +259,8 @@ pub use claim::{Claim, Claimed, RecordingClaim};
 pub use closure::{AsyncClosure, ClosureError};
 pub use error::{Error, ErrorKind};
 pub use fingerprint::Fingerprint;
+#[cfg(feature = "axum")]
+pub use http::{IdempotencyLayer, IdempotentTx};
 pub use idempotency::{Idempotency, InFlight, Isolation};
 pub use key::{IdempotencyKey, Scope};
 pub use migrate::{MIGRATIONS, Migration, migrate, verify};

@@ -132,7 +132,7 @@ impl Record {
         decode(self.result.as_deref().unwrap_or(b"null")).map_err(|reason| self.cannot_decode(reason))
     }
 
-    fn cannot_decode(&self, reason: String) -> Error {
+    pub(crate) fn cannot_decode(&self, reason: String) -> Error {
         Error::Decode { scope: self.scope.clone(), key: self.key.clone(), reason }
     }
 }

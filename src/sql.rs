@@ -115,7 +115,7 @@ pub(crate) struct Owner {
     pub(crate) key: IdempotencyKey,
     pub(crate) attempt: Uuid,
     /// Until then the row, once committed, cannot be purged. By the database's clock.
-    expires_at: DateTime<Utc>,
+    pub(crate) expires_at: DateTime<Utc>,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it.
     transaction_id: String,
     serializable: bool,

@@ -114,6 +114,9 @@
 //!
 //! [`Error::is_retryable`] says whether the same call may simply be made again.
 //!
+//! With the feature `axum`, the module `pgonce::http` has a layer that does all of this for an axum service (header, scope,
+//! fingerprint, stored response), and an extractor that gives the handler the transaction; and [`Error`] is a response by itself.
+//!
 //! # A final failure
 //!
 //! An error of the closure releases the key: nothing happened, try again. That is right for a time-out and wrong for a declined

@@ -47,7 +47,7 @@ UPDATE pgonce.keys
 SET fingerprint = $3, attempt = $4, state = 'pending', unfinished = 0, result = NULL, result_format = NULL,
     transaction_id = NULL, completed_at = NULL, created_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
-WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= pg_catalog.clock_timestamp()
+WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
 RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
           keys.expires_at";
 

@@ -25,8 +25,7 @@ use crate::{Error, Fingerprint, Idempotency, InFlight, Scope};
 /// up, a time-out or a killed process leaves nothing, and the key is free at once. Not covered: what the handler writes through
 /// another connection, and effects outside of the database.
 ///
-/// Put it on the routes that it is for, inside of what authenticates, and outside of nothing that changes responses (compression,
-/// CORS):
+/// Put it on the routes that it is for, inside of what authenticates and of what changes responses (compression, CORS):
 ///
 /// ```
 /// # async fn post_charge() {}

@@ -454,3 +454,21 @@ async fn an_escape_does_not_leave_its_connection_in_the_pool() {
         sqlx::raw_sql("TRUNCATE ledger").execute(&db.pool).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn statements_that_are_mixed_up_are_named_as_such() {
+    let db = Database::new().await;
+    let idempotency = pgonce::Idempotency::new(db.pool_of(1));
+    idempotency.execute(&operation(), async |conn| support::charge(conn, 42).await).await.unwrap();
+
+    // As behind a pooler: what was prepared is no longer there.
+    let other = pgonce::Operation::new(support::scope(), support::key("order-2"));
+    let deallocate = async |conn: &mut PgConnection| {
+        conn.execute("DEALLOCATE ALL").await?;
+        Ok::<_, Error>(())
+    };
+    let error = idempotency.execute(&other, deallocate).await.unwrap_err();
+    assert_eq!(support::sqlstate(&error).as_deref(), Some("26000"));
+    assert!(error.to_string().contains("pgonce::verify"), "{error}");
+    db.assert_charged_once().await;
+}

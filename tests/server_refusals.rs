@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use pgonce::{Claim, ClosureError, Error, ErrorKind, Idempotency, InFlight, Isolation, Operation};
 use sqlx::{Executor, PgConnection, PgPool};
+use support::private::Bank;
 use support::{Database, charge, key, scope};
+use throwaway_postgres::Settings;
 
 const LEVELS: [(Isolation, &str); 3] = [
     (Isolation::ReadCommitted, "BEGIN ISOLATION LEVEL READ COMMITTED"),
@@ -294,5 +296,34 @@ async fn a_commit_that_a_deferred_constraint_refuses_leaves_nothing_and_is_not_r
         .execute(&db.pool)
         .await
         .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_whose_commit_was_refused_is_free_when_the_caller_hears_of_it() {
+    let bank = Bank::start(Settings::fast().with("max_locks_per_transaction", "2000")).await;
+    bank.pool
+        .execute(
+            "ALTER TABLE ledger ADD CONSTRAINT amounts_differ UNIQUE (amount) DEFERRABLE INITIALLY DEFERRED",
+        )
+        .await
+        .unwrap();
+    let idempotency = Idempotency::new(bank.pool_of(4));
+    let first = Operation::new(scope(), key("first"));
+    idempotency.execute(&first, async |conn| charge(conn, 1).await).await.unwrap();
+    for round in 0..3 {
+        let operation = Operation::new(scope(), key(&format!("refused-{round}")));
+        let refused = idempotency
+            .execute(&operation, async |conn| {
+                charge(conn, 1).await?;
+                // The server says no, and then lets go of the locks, which takes it a while.
+                conn.execute("SELECT pg_advisory_xact_lock(id) FROM generate_series(1, 100000) AS id")
+                    .await?;
+                Ok::<_, Error>(())
+            })
+            .await;
+        assert_eq!(support::sqlstate(&refused.unwrap_err()).as_deref(), Some("23505"));
+        let again = idempotency.claim(&operation).await;
+        assert!(matches!(again, Ok(Claim::Claimed(_))), "round {round}: {again:?}");
     }
 }

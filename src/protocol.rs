@@ -87,14 +87,16 @@ pub(crate) async fn finish(
     }
 }
 
+/// Without the key: the error may be logged.
 fn visible_pending(record: &Record) -> Error {
     Error::atomicity(
         format!(
-            "key `{}` in scope `{}` is pending where no pending row can be seen: either the closure of this very \
-             operation executes it again in its own transaction, or a pending row was committed because the constraint \
+            "a key in scope `{}` is pending where no pending row can be seen: either the closure of this very operation \
+             executes it again in its own transaction, or a pending row was committed because the constraint \
              pgonce.keys_finished_before_commit was dropped, disabled or bypassed. Nothing was run. In the second case \
-             find out whether the operation took effect, then delete the row, and see `pgonce::verify`",
-            record.key, record.scope
+             find the row (`SELECT * FROM pgonce.readable_keys WHERE state = 'pending'`), find out whether the operation \
+             took effect, then delete it, and see `pgonce::verify`",
+            record.scope
         ),
         None,
     )

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::key;
 use super::layer::Settings;
 use super::problem::{Problem, ProblemKind};
-use super::tx::Slot;
+use super::tx::Ticket;
 use crate::{IdempotencyKey, Operation, Scope};
 
 /// A request that may be carried out.
@@ -28,14 +28,13 @@ const WITHOUT_A_KEY: Duration = Duration::from_secs(60 * 60);
 
 /// Reads scope, key and body; or refuses.
 pub(super) async fn admit(settings: &Settings, head: &Parts, body: Body) -> Result<Admitted, Response> {
-    let Some(scope) = (settings.scope)(head) else { return Err(settings.refuse_unauthenticated(head)) };
+    let Some(scope) = (settings.scope)(head) else { return Err(settings.refuse_without_scope(head)) };
     admit_to(scope, settings, head, body).await.map_err(|problem| settings.render(problem, head))
 }
 
 async fn admit_to(scope: Scope, settings: &Settings, head: &Parts, body: Body) -> Result<Admitted, Problem> {
-    if head.extensions.get::<Slot>().is_some() {
-        let reason = "Two IdempotencyLayers cover this route. Nothing was done.";
-        return Err(Problem::new(ProblemKind::Internal, reason));
+    if head.extensions.get::<Ticket>().is_some() {
+        return Err(Problem::of_server(ProblemKind::Internal, "two IdempotencyLayers cover this route"));
     }
     let key = key::read(&head.headers, settings.strict)?;
     if key.is_none() && !settings.key_optional {

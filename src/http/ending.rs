@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 
 use axum::http::StatusCode;
-use axum::http::response::Parts;
 use axum::response::{IntoResponseParts, ResponseParts};
 
 /// What becomes of the transaction when the handler has responded.
@@ -12,10 +11,11 @@ use axum::response::{IntoResponseParts, ResponseParts};
 /// | --- | --- |
 /// | 2xx, 3xx | [`Complete`](Self::Complete) |
 /// | 4xx, except the next | [`Fail`](Self::Fail) |
-/// | 408, 425, 429, 5xx | [`Release`](Self::Release) |
+/// | 405, 408, 425, 429, 5xx | [`Release`](Self::Release) |
 ///
 /// What an outer layer answers by itself (a 401, a 429) never reaches the key. Other rules for an endpoint:
-/// [`IdempotencyLayer::with_ending`](super::IdempotencyLayer::with_ending). For a single response, the handler returns it in front:
+/// [`IdempotencyLayer::with_ending`](super::IdempotencyLayer::with_ending). For a single response, the handler says it in the response,
+/// and that goes before. A [`Problem`](super::Problem), which says that pgonce could not do something, always ends in `Release`.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -50,11 +50,6 @@ impl Ending {
             _ => Self::Complete,
         }
     }
-
-    /// What the handler has said itself.
-    pub(super) fn said_in(response: &Parts) -> Option<Self> {
-        response.extensions.get().copied()
-    }
 }
 
 impl IntoResponseParts for Ending {
@@ -65,7 +60,3 @@ impl IntoResponseParts for Ending {
         Ok(response)
     }
 }
-
-/// In a response's extensions: the handler met a serialization failure or a deadlock, and may be run again.
-#[derive(Clone, Copy)]
-pub(super) struct Conflict;

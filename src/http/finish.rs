@@ -6,8 +6,7 @@ use axum::http::response::{Parts, Response};
 use http_body_util::{BodyExt, Limited};
 use tracing::warn;
 
-use super::IDEMPOTENCY_KEY_EXPIRES;
-use super::ending::{Conflict, Ending};
+use super::ending::Ending;
 use super::layer::Settings;
 use super::problem::{Problem, ProblemKind};
 use super::stored::{StoredResponse, expiry};
@@ -39,20 +38,26 @@ pub(super) async fn finish(
     replayable: bool,
 ) -> Finished {
     let (mut head, body) = response.into_parts();
-    let state = match Ending::said_in(&head).unwrap_or_else(|| (settings.ending)(&head)) {
+    let said = head.extensions.get::<Ending>().copied();
+    let state = match said.unwrap_or_else(|| (settings.ending)(&head)) {
+        _ if head.extensions.get::<Problem>().is_some() => return release(slot, head, body).await,
+        Ending::Release => return release(slot, head, body).await,
         Ending::Complete => State::Completed,
         Ending::Fail => State::Failed,
-        Ending::Release => return release(slot, Response::from_parts(head, body)).await,
     };
     let limit = settings.idempotency.max_result_size;
     let body = match read(&head, body, limit).await {
         Ok(body) => body,
         Err(reason) => {
-            give_up(slot).await;
-            return Problem::new(ProblemKind::ResponseNotReplayable, reason).into();
+            return match give_up(slot).await {
+                Ok(_) => Problem::of_server(ProblemKind::ResponseNotReplayable, reason).into(),
+                Err(violation) => violation.into(),
+            };
         }
     };
-    let Some(claimed) = slot.take() else { return Problem::new(ProblemKind::Internal, STILL_HELD).into() };
+    let Some(claimed) = slot.take() else {
+        return Problem::of_server(ProblemKind::Internal, STILL_HELD).into();
+    };
     let expires = expiry(claimed.expires_at());
     let stored = if replayable {
         encode_as(&StoredResponse::new(&head, &settings.kept_headers, &body), limit)
@@ -62,40 +67,47 @@ pub(super) async fn finish(
     match claimed.conclude(stored.map(|stored| (state, stored))).await {
         Ok(()) => {
             if replayable {
-                head.headers.insert(IDEMPOTENCY_KEY_EXPIRES, expires);
+                head.headers.extend(expires);
             }
             Finished { response: Ok(Response::from_parts(head, Body::from(body))), again: false }
         }
         Err(NotCommitted { error, lost }) => {
             let again = lost || error.is_conflict();
-            Finished { response: Err(error.into()), again }
+            Finished { response: Err(Problem::of(error, replayable)), again }
         }
     }
 }
 
 /// Rolls back, and lets the handler's response go.
-async fn release(slot: &Slot, response: Response<Body>) -> Finished {
-    let ended = give_up(slot).await;
-    if let Some(Ended::Outside) = ended {
-        return Problem::from(Error::left_the_transaction(None)).into();
-    }
-    let conflict = response.extensions().get::<Conflict>().is_some();
-    Finished { response: Ok(response), again: conflict && matches!(ended, Some(Ended::Inside)) }
-}
-
-/// Rolls back. None when the handler still holds the transaction: it is rolled back when it lets go.
-pub(super) async fn give_up(slot: &Slot) -> Option<Ended> {
-    match slot.take() {
-        Some(claimed) => Some(claimed.abandon().await),
-        None => {
-            warn!("{STILL_HELD}");
-            None
+async fn release(slot: &Slot, head: Parts, body: Body) -> Finished {
+    let gone = match give_up(slot).await {
+        Ok(gone) => gone,
+        Err(violation) => return violation.into(),
+    };
+    match head.extensions.get::<Problem>().cloned() {
+        Some(problem) => {
+            let conflict = problem.error().is_some_and(ClosureError::is_conflict);
+            Finished { response: Err(problem), again: conflict && gone }
         }
+        None => Finished { response: Ok(Response::from_parts(head, body)), again: false },
     }
 }
 
-const STILL_HELD: &str = "The handler has responded, and something that it started still holds its IdempotentTx. Nothing was \
-    committed.";
+/// Rolls back. True when it is proven that nothing is left; an error when the handler had left the transaction.
+pub(super) async fn give_up(slot: &Slot) -> Result<bool, Problem> {
+    let Some(claimed) = slot.take() else {
+        warn!("{STILL_HELD}");
+        return Ok(false);
+    };
+    match claimed.abandon().await {
+        Ended::Inside => Ok(true),
+        Ended::Unheard => Ok(false),
+        Ended::Outside => Err(Error::left_the_transaction(None).into()),
+    }
+}
+
+const STILL_HELD: &str = "the handler has responded, and something that it started still holds its IdempotentTx: it is rolled back \
+    when that lets go";
 
 /// The whole body, or why it cannot be replayed.
 async fn read(head: &Parts, body: Body, limit: usize) -> Result<Bytes, String> {
@@ -104,22 +116,22 @@ async fn read(head: &Parts, body: Body, limit: usize) -> Result<Bytes, String> {
         value.get(..EVENT_STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM))
     });
     if head.status.is_informational() || is_event_stream {
-        return Err(format!("An upgrade or a stream of events ({}) can {CANNOT}", head.status));
+        return Err(format!("an upgrade or a stream of events ({}) {CANNOT}", head.status));
     }
     let Some(size) = body.size_hint().exact() else {
-        return Err(format!("A response whose length is not known when it begins can {CANNOT}"));
+        return Err(format!("a response whose length is not known when it begins {CANNOT}"));
     };
     if size > limit as u64 {
-        return Err(format!("A response of {size} bytes, over the limit of {limit}, can {CANNOT}"));
+        return Err(format!(
+            "a response of {size} bytes, over the limit of {limit}, {CANNOT}; see `IdempotencyLayer::with_max_response_size`"
+        ));
     }
     match Limited::new(body, limit).collect().await {
-        Ok(collected) if collected.trailers().is_some() => {
-            Err(format!("A response with trailers can {CANNOT}"))
-        }
+        Ok(collected) if collected.trailers().is_some() => Err(format!("a response with trailers {CANNOT}")),
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(_) => Err("The response's body failed. Nothing was committed.".into()),
+        Err(_) => Err("the response's body failed".into()),
     }
 }
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
-const CANNOT: &str = "not be stored for replay, so nothing was committed. This is a mistake in the server.";
+const CANNOT: &str = "cannot be replayed, so it is refused behind an IdempotencyLayer";

@@ -36,17 +36,16 @@ use crate::{Error, Fingerprint, Idempotency, InFlight, Scope};
 /// use pgonce::{IdempotencyLayer, Scope};
 ///
 /// #[derive(Clone)]
-/// struct Tenant(String); // put into the request's extensions by the layer that authenticates
+/// struct Tenant(i64); // put into the request's extensions by the layer that authenticates
 ///
 /// let idempotent = IdempotencyLayer::new(idempotency, |request: &Parts| {
-///     let Tenant(tenant) = request.extensions.get()?;
-///     Scope::new(tenant.as_str()).ok()
+///     let Tenant(id) = request.extensions.get()?;
+///     Scope::new(format!("tenant-{id}")).ok()
 /// });
 ///
 /// Router::new()
-///     .route("/charges", post(post_charge))
-///     .route_layer(idempotent.clone())
-///     .merge(Router::new().route("/notes", post(post_note)).route_layer(idempotent.with_optional_key()))
+///     .route("/charges", post(post_charge).route_layer(idempotent.clone()))
+///     .route("/notes", post(post_note).route_layer(idempotent.with_optional_key()))
 /// // .layer(authenticate)
 /// # }
 /// ```
@@ -86,7 +85,11 @@ impl IdempotencyLayer {
     ///
     /// There is no default: two tenants in one scope would get each other's responses. A scope may name the operation, too
     /// (`acct_42/charges`); where it does not, a key that is used for two endpoints answers 422, as at Stripe. With none, nothing is read and
-    /// nothing runs: 401, or what [`with_unauthenticated`](Self::with_unauthenticated) says.
+    /// nothing runs: 403, or what [`with_unauthenticated`](Self::with_unauthenticated) says.
+    ///
+    /// For as long as a handler runs, the layer holds one of the `Idempotency`'s connections. A handler that takes a second one from the
+    /// same pool can exhaust it, when as many of them run as it has connections, and then they all wait: let handlers use the
+    /// [`IdempotentTx`](super::IdempotentTx) alone, or give the layer a pool of its own.
     pub fn new(
         idempotency: Idempotency,
         scope: impl Fn(&Parts) -> Option<Scope> + Send + Sync + 'static,
@@ -121,7 +124,7 @@ impl IdempotencyLayer {
         self.with(|settings| settings.strict = true)
     }
 
-    /// The methods that are covered. Default: POST and PATCH; the others are idempotent by definition, and pass untouched.
+    /// The methods that are covered. Default: POST and PATCH. The others pass untouched; GET, PUT and DELETE are idempotent by definition.
     pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.with(|settings| settings.methods = methods.into_iter().collect())
     }
@@ -140,7 +143,8 @@ impl IdempotencyLayer {
 
     /// The largest body of a request, in bytes. Default: 256 KiB. Beyond it, 413.
     ///
-    /// A request is read before the handler runs, since its body is part of what makes it the same request.
+    /// A request is read before the handler runs, since its body is part of what makes it the same request. axum's extractors have a
+    /// limit of their own, 2 MB (`axum::extract::DefaultBodyLimit`).
     pub fn with_max_body_size(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_body_size = bytes)
     }
@@ -167,8 +171,7 @@ impl IdempotencyLayer {
 
     /// How a request ends, by the head of its response; see [`Ending`] for the default. What the handler says itself goes before.
     ///
-    /// For example, so that a client may correct what failed the validation and send it under the same key (with a fingerprint
-    /// that allows it):
+    /// For example, so that a client may correct what failed the validation and send it under the same key:
     ///
     /// ```
     /// # fn example(layer: pgonce::IdempotencyLayer) -> pgonce::IdempotencyLayer {
@@ -193,7 +196,15 @@ impl IdempotencyLayer {
         self.with(|settings| settings.fingerprint = Arc::new(fingerprint))
     }
 
-    /// What a request without a scope gets. Default: 401, as a problem.
+    /// What a request without a scope gets. Default: 403, as a problem. For a 401, HTTP wants the scheme named by which to authenticate:
+    ///
+    /// ```
+    /// # fn example(layer: pgonce::IdempotencyLayer) -> pgonce::IdempotencyLayer {
+    /// use axum::http::{StatusCode, header::WWW_AUTHENTICATE};
+    ///
+    /// layer.with_unauthenticated(|_| (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]))
+    /// # }
+    /// ```
     pub fn with_unauthenticated<R: IntoResponse>(
         self,
         respond: impl Fn(&Parts) -> R + Send + Sync + 'static,
@@ -239,12 +250,13 @@ impl Settings {
         (self.rendering)(problem.logged(), request)
     }
 
-    pub(super) fn refuse_unauthenticated(&self, request: &Parts) -> Response {
+    pub(super) fn refuse_without_scope(&self, request: &Parts) -> Response {
         match &self.unauthenticated {
             Some(respond) => respond(request),
             None => {
-                let detail = "Nothing says on whose behalf this request is made. Authenticate it.";
-                self.render(Problem::new(ProblemKind::NotAuthenticated, detail), request)
+                let detail =
+                    "Nothing says on whose behalf this request is made. Authenticate it. Nothing was done.";
+                self.render(Problem::new(ProblemKind::NoScope, detail), request)
             }
         }
     }

@@ -25,14 +25,14 @@
 //!
 //! /// Put into the request's extensions by the layer that authenticates.
 //! #[derive(Clone)]
-//! struct Tenant(String);
+//! struct Tenant(i64);
 //!
 //! fn app(idempotency: Idempotency) -> Router {
 //!     let idempotent = IdempotencyLayer::new(idempotency, |request: &request::Parts| {
-//!         let Tenant(tenant) = request.extensions.get()?;
-//!         Scope::new(tenant.as_str()).ok()
+//!         let Tenant(id) = request.extensions.get()?;
+//!         Scope::new(format!("tenant-{id}")).ok()
 //!     });
-//!     Router::new().route("/charges", post(post_charge)).route_layer(idempotent)
+//!     Router::new().route("/charges", post(post_charge).route_layer(idempotent))
 //!     // .layer(authenticate)
 //! }
 //! ```
@@ -53,11 +53,14 @@
 //!
 //! # Where the layer goes
 //!
-//! - **Inside of what authenticates**, and of what may answer by itself: limits of rate and size, time-outs.
+//! - **Inside of what authenticates**, and of what may answer by itself: limits of rate, of size and of how many requests run at once.
+//! - **Inside of a time-out**, which it needs: a handler that hangs holds its key and a connection. Dropping it rolls it back.
 //! - **Inside of what changes responses**: compression, CORS, request ids. A replay passes through them as the first response did.
 //!   For CORS, allow the header [`IDEMPOTENCY_KEY`] and expose [`EXPOSED_HEADERS`].
-//! - On routes (`route_layer`) rather than around the router: there it knows the matched route, and what matches none takes no key.
+//! - On a route's methods, `post(handler).route_layer(idempotent)`, rather than around the router: there it knows the route, and what
+//!   matches none needs no key.
 //! - Once. Routes with settings of their own get a layer of their own.
+//! - With connections enough: each request that runs holds one. See [`IdempotencyLayer::new`].
 //!
 //! # What the handler may rely on
 //!

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, LINK, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde_json::json;
 use tracing::{debug, error, warn};
 
-use super::ending::Conflict;
-use crate::closure::ClosureError;
 use crate::{Error, ErrorKind};
 
 /// The kinds of [`Problem`]. Each has a `type` URI, a title and a status of its own, which do not change.
@@ -22,8 +20,8 @@ pub enum ProblemKind {
     KeyMissing,
     /// 400 `key-invalid`: the header is no key.
     KeyInvalid,
-    /// 401 `not-authenticated`: there is no scope for the request.
-    NotAuthenticated,
+    /// 403 `no-scope`: nothing says on whose behalf the request is made.
+    NoScope,
     /// 409 `in-flight`: the first request with this key is still being carried out. `Retry-After` says when to ask again.
     InFlight,
     /// 413 `body-too-large`: the request's body is over the limit.
@@ -34,8 +32,8 @@ pub enum ProblemKind {
     KeyReused,
     /// 500 `response-not-replayable`: the handler's response cannot be stored, so nothing was committed.
     ResponseNotReplayable,
-    /// 500 `internal`: a bug in the handler or in how the database is looked after. Nothing was committed, unless it is a
-    /// [`CommitUnknown`](crate::ErrorKind::CommitUnknown).
+    /// 500 `internal`: a bug in the handler or in how the database is looked after. The `detail` says whether the request may be
+    /// sent again.
     Internal,
     /// 503 `unavailable`: it passes by itself. `Retry-After` says when to send the same request again.
     Unavailable,
@@ -58,34 +56,33 @@ impl ProblemKind {
     }
 
     fn facts(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as Status;
         match self {
-            Self::KeyMissing => ("key-missing", StatusCode::BAD_REQUEST, "Idempotency-Key is missing"),
-            Self::KeyInvalid => ("key-invalid", StatusCode::BAD_REQUEST, "Idempotency-Key is invalid"),
-            Self::NotAuthenticated => {
-                ("not-authenticated", StatusCode::UNAUTHORIZED, "The request is not authenticated")
-            }
+            Self::KeyMissing => ("key-missing", Status::BAD_REQUEST, "Idempotency-Key is missing"),
+            Self::KeyInvalid => ("key-invalid", Status::BAD_REQUEST, "Idempotency-Key is invalid"),
+            Self::NoScope => ("no-scope", Status::FORBIDDEN, "The request is made on nobody's behalf"),
             Self::InFlight => {
-                ("in-flight", StatusCode::CONFLICT, "A request is outstanding for this Idempotency-Key")
+                ("in-flight", Status::CONFLICT, "A request is outstanding for this Idempotency-Key")
             }
             Self::BodyTooLarge => {
-                ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large")
+                ("body-too-large", Status::PAYLOAD_TOO_LARGE, "The request body is too large")
             }
             Self::BodyUnreadable => {
-                ("body-unreadable", StatusCode::BAD_REQUEST, "The request body could not be read")
+                ("body-unreadable", Status::BAD_REQUEST, "The request body could not be read")
             }
             Self::KeyReused => {
-                ("key-reused", StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key is already used")
+                ("key-reused", Status::UNPROCESSABLE_ENTITY, "Idempotency-Key is already used")
             }
             Self::ResponseNotReplayable => (
                 "response-not-replayable",
-                StatusCode::INTERNAL_SERVER_ERROR,
+                Status::INTERNAL_SERVER_ERROR,
                 "The response could not be stored for replay",
             ),
             Self::Internal => {
-                ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The request could not be carried out")
+                ("internal", Status::INTERNAL_SERVER_ERROR, "The request could not be carried out")
             }
             Self::Unavailable => {
-                ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "The request could not be carried out now")
+                ("unavailable", Status::SERVICE_UNAVAILABLE, "The request could not be carried out now")
             }
         }
     }
@@ -95,18 +92,22 @@ impl ProblemKind {
 /// `detail`.
 ///
 /// The `detail` tells the developer of the client what to do. What only the developer of the server can mend is not told to
-/// the client; it is logged, and [`error`](Self::error) has it.
+/// the client; it is logged, and [`error`](Self::error) and [`reason`](Self::reason) have it.
 ///
 /// `type` is the documentation's URI with the kind's [name](ProblemKind::name) as its fragment, and `Link` points there, too; see
 /// [`IdempotencyLayer::with_documentation`](super::IdempotencyLayer::with_documentation). The response says `Cache-Control: no-store`.
 ///
+/// A handler's response that is a problem is never stored, whatever its status: the transaction is rolled back, and the key is free.
+///
 /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Problem {
     kind: ProblemKind,
     detail: Cow<'static, str>,
+    reason: Option<Cow<'static, str>>,
+    error: Option<Arc<Error>>,
     documentation: Option<Arc<str>>,
-    error: Option<Box<Error>>,
+    logged: bool,
 }
 
 const DOCUMENTATION: &str = "https://github.com/pgonce/pgonce/blob/main/docs/http.md";
@@ -114,9 +115,45 @@ const DOCUMENTATION: &str = "https://github.com/pgonce/pgonce/blob/main/docs/htt
 /// When to ask again, in seconds. Most transactions take far less, and `Retry-After` knows no shorter time.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
+const OTHER_REQUEST: &str = "This Idempotency-Key was used before with another request: another method, path, query, content \
+    type or body. Nothing was done now. Repeat a request unchanged under its key, and give a new request a new key.";
+const STILL_RUNNING: &str = "The first request with this Idempotency-Key is still being carried out. Send the same request with \
+    the same key again after the time in Retry-After; it gets the first one's response.";
+const TRY_AGAIN: &str = "The server could not carry out the request now. Send the same request with the same Idempotency-Key \
+    again after the time in Retry-After; it will not be carried out twice.";
+const NOTHING_HAPPENED: &str = "The server could not carry out the request now, and nothing of it was committed. It may be sent \
+    again after the time in Retry-After.";
+const UNKNOWN: &str = "It could not be found out whether the request was carried out, and no Idempotency-Key tells any more. \
+    Look whether it took effect before you send it again.";
+const UNCERTAIN: &str = "The server made a mistake, and it is not certain that nothing of the request took effect. Do not send \
+    it again before the server's developers have looked into it.";
+const UNREADABLE: &str = "A request with this Idempotency-Key was carried out before, and the server cannot read the response \
+    that it stored. Do not send it again under another key: the server's developers have to look into it.";
+const CANNOT_STORE: &str = "The server's response cannot be stored for a replay, so nothing was committed. The server's \
+    developers have to look into it.";
+const MISTAKE: &str =
+    "The server made a mistake, and nothing was committed. The server's developers have to look into it.";
+
 impl Problem {
     pub(super) fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), documentation: None, error: None }
+        Self { kind, detail: detail.into(), reason: None, error: None, documentation: None, logged: false }
+    }
+
+    /// A mistake in the server that left nothing. The reason is for its developer.
+    pub(super) fn of_server(kind: ProblemKind, reason: impl Into<Cow<'static, str>>) -> Self {
+        let detail = if kind == ProblemKind::ResponseNotReplayable { CANNOT_STORE } else { MISTAKE };
+        Self { reason: Some(reason.into()), ..Self::new(kind, detail) }
+    }
+
+    /// Without a key the client cannot be told to send the request again *with* it.
+    pub(super) fn of(error: Error, has_key: bool) -> Self {
+        let (kind, detail) = match error.kind() {
+            _ if has_key => return error.into(),
+            ErrorKind::CommitUnknown => (ProblemKind::Internal, UNKNOWN),
+            _ if error.is_retryable() => (ProblemKind::Unavailable, NOTHING_HAPPENED),
+            _ => return error.into(),
+        };
+        Self { error: Some(Arc::new(error)), ..Self::new(kind, detail) }
     }
 
     pub(super) fn documented_at(self, documentation: Option<Arc<str>>) -> Self {
@@ -149,30 +186,14 @@ impl Problem {
         matches!(self.kind, ProblemKind::InFlight | ProblemKind::Unavailable).then_some(RETRY_AFTER_SECONDS)
     }
 
-    /// What it is about, where it was pgonce that failed. Not for the client.
+    /// What it is about, where it was a call of pgonce that failed. Not for the client.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_deref()
     }
 
-    /// Tells the developer of the server. The key is not logged, as nowhere.
-    pub(super) fn logged(self) -> Self {
-        match (self.error(), self.kind) {
-            (Some(Error::CommitUnknown { known, source, .. }), _) => {
-                error!("the answer to COMMIT was lost ({source}), and {known}");
-            }
-            (Some(Error::Decode { reason, .. }), _) => {
-                error!("a stored response cannot be replayed: {reason}")
-            }
-            (Some(error), ProblemKind::Unavailable) => {
-                warn!("a request could not be carried out now: {error}")
-            }
-            (Some(error), kind) if kind.status().is_server_error() => {
-                error!("a request could not be carried out: {error}");
-            }
-            (None, kind) if kind.status().is_server_error() => error!("{}", self.detail),
-            (_, kind) => debug!("refused a request: {}", kind.name()),
-        }
-        self
+    /// What it is about, where the handler or the router is at fault. Not for the client.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     /// `Retry-After`, `Link`, `Cache-Control` and `Content-Language`, for a rendering of one's own.
@@ -189,74 +210,80 @@ impl Problem {
         }
         headers
     }
+
+    /// Tells the developer of the server, without anything of the request: no key, as nowhere, and no data.
+    pub(super) fn logged(self) -> Self {
+        if self.logged {
+            return self;
+        }
+        let about = match (self.error(), self.reason()) {
+            (Some(error), _) => Loggable(error).to_string(),
+            (None, reason) => reason.unwrap_or_default().to_owned(),
+        };
+        match self.kind {
+            ProblemKind::Internal | ProblemKind::ResponseNotReplayable => {
+                error!("a request could not be carried out: {about}");
+            }
+            ProblemKind::Unavailable => warn!("a request could not be carried out now: {about}"),
+            kind => debug!("refused a request: {}", kind.name()),
+        }
+        Self { logged: true, ..self }
+    }
+}
+
+/// An error without what it may repeat of the request: a message of the database may have the value that it refused.
+struct Loggable<'e>(&'e Error);
+
+impl fmt::Display for Loggable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use sqlx::Error::{ColumnDecode, Database, Decode, Encode};
+        match self.0 {
+            Error::Database { source: Database(error), hint, .. } => {
+                write!(f, "SQLSTATE {}", error.code().unwrap_or_default())?;
+                [error.constraint(), *hint].into_iter().flatten().try_for_each(|more| write!(f, "; {more}"))
+            }
+            Error::Database { source: ColumnDecode { .. } | Decode(_) | Encode(_), .. } => {
+                f.write_str("a value could not be encoded or decoded")
+            }
+            Error::CommitUnknown { known, source, .. } => {
+                write!(f, "the answer to COMMIT was lost ({source}), and {known}")
+            }
+            Error::Decode { reason, .. } => write!(f, "a stored response cannot be replayed: {reason}"),
+            // These have the key.
+            Error::InFlight { .. } | Error::FingerprintMismatch { .. } => write!(f, "{:?}", self.0.kind()),
+            error => error.fmt(f),
+        }
+    }
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let (kind, detail): (_, Cow<'static, str>) = match error.kind() {
             ErrorKind::InvalidKey => (ProblemKind::KeyInvalid, error.to_string().into()),
-            ErrorKind::FingerprintMismatch => (
-                ProblemKind::KeyReused,
-                "This Idempotency-Key was used before with another request: another method, path, query, content type or \
-                 body. Nothing was done now. Repeat a request unchanged under its key, and give a new request a new key."
-                    .into(),
-            ),
-            ErrorKind::InFlight => (
-                ProblemKind::InFlight,
-                "The first request with this Idempotency-Key is still being carried out. Send the same request with the \
-                 same key again after the time in Retry-After; it gets the first one's response."
-                    .into(),
-            ),
-            ErrorKind::CommitUnknown if !error.is_retryable() => (
-                ProblemKind::Internal,
-                "It could not be found out whether the request was carried out, and its Idempotency-Key has expired. Do \
-                 not send it again; look whether it took effect."
-                    .into(),
-            ),
-            _ if error.is_retryable() => (
-                ProblemKind::Unavailable,
-                "The server could not carry out the request now. Send the same request with the same Idempotency-Key \
-                 again after the time in Retry-After; it will not be carried out twice."
-                    .into(),
-            ),
-            ErrorKind::ResultTooLarge => (
-                ProblemKind::ResponseNotReplayable,
-                "The response is too large to be stored, so nothing was committed. This is a mistake in the server."
-                    .into(),
-            ),
-            _ => (
-                ProblemKind::Internal,
-                "The server made a mistake, and nothing was committed. The same request may be sent again with the \
-                 same Idempotency-Key."
-                    .into(),
-            ),
+            ErrorKind::FingerprintMismatch => (ProblemKind::KeyReused, OTHER_REQUEST.into()),
+            ErrorKind::InFlight => (ProblemKind::InFlight, STILL_RUNNING.into()),
+            _ if error.is_retryable() => (ProblemKind::Unavailable, TRY_AGAIN.into()),
+            ErrorKind::CommitUnknown => (ProblemKind::Internal, UNKNOWN.into()),
+            ErrorKind::AtomicityViolation => (ProblemKind::Internal, UNCERTAIN.into()),
+            ErrorKind::Decode => (ProblemKind::Internal, UNREADABLE.into()),
+            ErrorKind::ResultTooLarge => (ProblemKind::ResponseNotReplayable, CANNOT_STORE.into()),
+            _ => (ProblemKind::Internal, MISTAKE.into()),
         };
-        Self { error: Some(Box::new(error)), ..Self::new(kind, detail) }
+        Self { error: Some(Arc::new(error)), ..Self::new(kind, detail) }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Members<'a> {
-            r#type: String,
-            title: &'static str,
-            status: u16,
-            detail: &'a str,
-        }
-
-        let members = Members {
-            r#type: self.type_uri(),
-            title: self.kind.title(),
-            status: self.status().as_u16(),
-            detail: &self.detail,
-        };
-        let body = serde_json::to_vec(&members).unwrap_or_default();
-        let mut response = (self.status(), self.headers(), body).into_response();
+        let members = json!({
+            "type": self.type_uri(),
+            "title": self.kind.title(),
+            "status": self.status().as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = (self.status(), self.headers(), members.to_string()).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.error().is_some_and(ClosureError::is_conflict) {
-            response.extensions_mut().insert(Conflict);
-        }
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -273,7 +300,8 @@ impl std::error::Error for Problem {}
 /// again, and 500 otherwise, without anything that is not for the client.
 ///
 /// So a handler can return `Result<_, pgonce::Error>` and use `?` on sqlx's errors. Behind an
-/// [`IdempotencyLayer`](super::IdempotencyLayer) it is then run again after a deadlock or a serialization failure.
+/// [`IdempotencyLayer`](super::IdempotencyLayer) it is then run again after a deadlock or a serialization failure, and the problem is
+/// rendered as the layer's own ones are.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         Problem::from(self).logged().into_response()

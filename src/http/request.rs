@@ -13,6 +13,9 @@ use crate::{Error, Fingerprint};
 /// not, is compared byte by byte, with its whole content type. Path and query are compared as they were sent. No other
 /// header is part of it: a retry may have another `User-Agent`, `Date`, trace id or token.
 ///
+/// So a release that renames a route's parameter (`/charges/{id}` to `/charges/{charge}`) makes retries of older requests answer
+/// 422, and a multipart body must be repeated with its boundary.
+///
 /// This is the default of [`IdempotencyLayer::with_fingerprint`](super::IdempotencyLayer::with_fingerprint). To make a part of the request
 /// matter that does not, combine it with this one:
 ///

@@ -15,6 +15,7 @@ use tracing::{Instrument, warn};
 use super::admit::{Admitted, admit};
 use super::finish::{Finished, finish, give_up};
 use super::layer::Settings;
+use super::problem::Problem;
 use super::stored::replay;
 use super::tx::Slot;
 use crate::claim::Claim;
@@ -54,7 +55,7 @@ where
         let request = request.map(Body::new);
         Box::pin(async move {
             if !settings.covers(request.method()) {
-                return handle(inner, request).await;
+                return Ok(ready(inner).await?.call(request).await?.map(Body::new));
             }
             let (head, body) = request.into_parts();
             match admit(&settings, &head, body).await {
@@ -82,21 +83,25 @@ where
     let span = span("http", &operation);
     async move {
         loop {
+            // Before the claim, so that no transaction waits for it.
+            let mut inner = ready(inner.clone()).await?;
             let claimed = match idempotency.claim_patiently(&operation, &mut patience).await {
                 Ok(Claim::Claimed(claimed)) => claimed,
                 Ok(Claim::Replayed(record)) => {
                     return Ok(replay(&record).unwrap_or_else(|error| settings.render(error.into(), head)));
                 }
-                Err(error) => return Ok(settings.render(error.into(), head)),
+                Err(error) => return Ok(settings.render(Problem::of(error, replayable), head)),
             };
             let slot = Slot::new(claimed, Arc::clone(&operation));
             let mut request = Request::from_parts(head.clone(), Body::from(body.clone()));
-            request.extensions_mut().insert(slot.clone());
+            request.extensions_mut().insert(slot.ticket());
 
-            let response = match handle(inner.clone(), request).await {
-                Ok(response) => response,
+            let response = match inner.call(request).await {
+                Ok(response) => response.map(Body::new),
                 Err(error) => {
-                    give_up(&slot).await;
+                    if let Err(violation) = give_up(&slot).await {
+                        violation.logged();
+                    }
                     return Err(error);
                 }
             };
@@ -113,12 +118,7 @@ where
     .await
 }
 
-/// One run of the handler.
-async fn handle<S, R>(mut inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
-where
-    S: Service<Request<Body>, Response = Response<R>>,
-    R: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+async fn ready<S: Service<Request<Body>>>(mut inner: S) -> Result<S, S::Error> {
     poll_fn(|context| inner.poll_ready(context)).await?;
-    Ok(inner.call(request).await?.map(Body::new))
+    Ok(inner)
 }

@@ -2,14 +2,15 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE,
-    ETAG, LAST_MODIFIED, LINK, LOCATION, VARY,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LAST_MODIFIED, LINK, LOCATION, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::response::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{IDEMPOTENCY_KEY_EXPIRES, IDEMPOTENT_REPLAYED};
@@ -18,18 +19,22 @@ use crate::{Error, Record, State};
 /// The response headers that are stored and replayed, unless
 /// [`IdempotencyLayer::with_kept_headers`](super::IdempotencyLayer::with_kept_headers) says otherwise: those that belong to the body or to
 /// what was made.
-pub const KEPT_HEADERS: [HeaderName; 11] = [
+pub const KEPT_HEADERS: [HeaderName; 15] = [
     CACHE_CONTROL,
     CONTENT_DISPOSITION,
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
     CONTENT_LOCATION,
+    CONTENT_SECURITY_POLICY,
     CONTENT_TYPE,
     ETAG,
     LAST_MODIFIED,
     LINK,
     LOCATION,
+    RETRY_AFTER,
     VARY,
+    WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 ];
 
 /// JSON in the key's row.
@@ -74,14 +79,14 @@ pub(super) fn replay(record: &Record) -> Result<Response<Body>, Error> {
     let mut response =
         response.ok_or_else(|| record.cannot_decode("it holds what no response can".into()))?;
     response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    response.headers_mut().insert(IDEMPOTENCY_KEY_EXPIRES, expiry(record.expires_at()));
+    response.headers_mut().extend(expiry(record.expires_at()));
     Ok(response)
 }
 
-/// An HTTP date.
-pub(super) fn expiry(expires_at: DateTime<Utc>) -> HeaderValue {
-    let date = httpdate::fmt_http_date(expires_at.into());
-    HeaderValue::try_from(date).unwrap_or(HeaderValue::from_static(""))
+/// The header that says it, as an HTTP date; none where such dates end.
+pub(super) fn expiry(expires_at: DateTime<Utc>) -> Option<(HeaderName, HeaderValue)> {
+    let date = (expires_at.year() < 10_000).then(|| httpdate::fmt_http_date(expires_at.into()))?;
+    Some((IDEMPOTENCY_KEY_EXPIRES, HeaderValue::try_from(date).ok()?))
 }
 
 /// Text as text, so that an operator can read it; other bytes as base64.

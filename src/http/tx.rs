@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -18,7 +18,8 @@ use crate::{Error, Operation};
 ///
 /// Writes, key and response commit together when the handler has responded, before the first byte of the response
 /// leaves. An error, a panic, a client that hangs up or a time-out rolls all of it back, and the key is free. Not covered: effects
-/// outside of the database; give them a key of their own, `tx.operation().derived_key("capture")`.
+/// outside of the database; give them a key of their own, `tx.operation().derived_key("capture")`. And a task that the handler has
+/// started and given the transaction to: until it lets go, the key is in flight, whatever became of the request.
 ///
 /// ```
 /// use axum::Json;
@@ -58,19 +59,17 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotentTx {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let misused = |reason| Problem::new(ProblemKind::Internal, reason).logged().into_response();
-        let slot = parts.extensions.get::<Slot>().cloned().ok_or_else(|| {
-            misused(
-                "IdempotentTx: no IdempotencyLayer is at work for this route and method. Nothing was done.",
-            )
+        let misused = |reason| Problem::of_server(ProblemKind::Internal, reason).logged().into_response();
+        let Ticket { claimed, operation } = parts.extensions.get::<Ticket>().cloned().ok_or_else(|| {
+            misused("IdempotentTx: no IdempotencyLayer is at work for this route and method")
         })?;
-        let claimed = slot.claimed.try_lock_owned().map_err(|_| {
-            misused("IdempotentTx: this request's transaction is in use already. Extract it once.")
+        let over = || misused("IdempotentTx: this request has been responded to");
+        let claimed = claimed.upgrade().ok_or_else(over)?.try_lock_owned().map_err(|_| {
+            misused("IdempotentTx: this request's transaction is in use already; extract it once")
         })?;
-        let mut claimed = OwnedMutexGuard::try_map(claimed, Option::as_mut)
-            .map_err(|_| misused("IdempotentTx: this request has been responded to."))?;
+        let mut claimed = OwnedMutexGuard::try_map(claimed, Option::as_mut).map_err(|_| over())?;
         claimed.recorded_from_here().await.map_err(Error::into_response)?;
-        Ok(Self { claimed, operation: slot.operation })
+        Ok(Self { claimed, operation })
     }
 }
 
@@ -94,16 +93,27 @@ impl fmt::Debug for IdempotentTx {
     }
 }
 
-/// Where the claim lies, in the request's extensions, while the handler does not hold it.
-#[derive(Clone)]
+/// Where the claim lies while the handler does not hold it. The layer's own: what it drops is rolled back.
 pub(super) struct Slot {
     claimed: Arc<Mutex<Option<Claimed>>>,
+    operation: Arc<Operation>,
+}
+
+/// With which the handler takes the claim, in the request's extensions. Who keeps those for longer than the request keeps
+/// nothing else.
+#[derive(Clone)]
+pub(super) struct Ticket {
+    claimed: Weak<Mutex<Option<Claimed>>>,
     operation: Arc<Operation>,
 }
 
 impl Slot {
     pub(super) fn new(claimed: Claimed, operation: Arc<Operation>) -> Self {
         Self { claimed: Arc::new(Mutex::new(Some(claimed))), operation }
+    }
+
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket { claimed: Arc::downgrade(&self.claimed), operation: Arc::clone(&self.operation) }
     }
 
     /// Takes the claim back. None while the handler, or what it has spawned, still holds it: then it is rolled back when

@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-#[derive(serde::Serialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct ChargeRequest {
     amount: i64,
 }
@@ -32,10 +32,23 @@ async fn post_charge(idempotency: &Idempotency, key: &str, request: ChargeReques
 }
 // README ends
 
+#[cfg(feature = "axum")]
+#[path = "readme/http.rs"]
+mod http;
+
 #[test]
 fn the_readme_shows_the_code_above() {
-    let here = include_str!("readme.rs");
-    let code = here.split("// README begins\n").nth(1).unwrap().split("// README ends").next().unwrap();
+    assert_shown(include_str!("readme.rs"));
+}
+
+#[test]
+fn the_readme_shows_the_code_of_the_http_endpoint() {
+    assert_shown(include_str!("readme/http.rs"));
+}
+
+/// What stands between the two marks.
+fn assert_shown(file: &str) {
+    let code = file.split("// README begins\n").nth(1).unwrap().split("// README ends").next().unwrap();
     let code = code.replace("#[rustfmt::skip]\n", "");
     assert!(
         include_str!("../README.md").contains(&format!("```rust\n{code}```")),

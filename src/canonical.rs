@@ -125,8 +125,8 @@ impl Entries {
         if !self.entries.is_sorted_by_key(key) {
             // Stable, so that equal keys keep their order.
             self.entries.sort_by(|a, b| key(a).cmp(key(b)));
-            let sorted: Vec<u8> =
-                self.entries.iter().flat_map(|&(key, _, end)| &out[key..end]).copied().collect();
+            let sorted =
+                self.entries.iter().map(|&(key, _, end)| &out[key..end]).collect::<Vec<_>>().concat();
             encoder.out.truncate(self.start);
             encoder.out.extend_from_slice(&sorted);
         }

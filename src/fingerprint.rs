@@ -45,23 +45,18 @@ impl Fingerprint {
         }
     }
 
-    /// The fingerprint of a JSON text, by value: that of any value which serde_json writes so.
+    /// The fingerprint of a JSON text, by value: that of the `serde_json::Value` which it is, where one can hold it.
     ///
     /// For parameters that arrive as text, the body of a request or the payload of a message: white space, the order of
     /// an object's keys and the spelling of a number do not matter (`100.0` is `1e2`), and nothing is lost on the way, not the last
-    /// digit of a large number nor a key that stands twice. A text of 1 MiB costs about as much as reading it once for each
-    /// level of its nesting.
+    /// digit of a large number nor a key that stands twice.
     ///
     /// # Errors
     ///
     /// [`Encode`](crate::ErrorKind::Encode) when it is not JSON, is nested deeper than 128 levels, or has a string that is no
     /// Unicode (half of a surrogate pair).
     pub fn of_json(text: &[u8]) -> Result<Self, Error> {
-        let json: Json<'_> = serde_json::from_slice(text).map_err(|error| Error::Encode {
-            what: "parameters",
-            // serde_json's own message may repeat the data.
-            reason: format!("no JSON: line {} column {}", error.line(), error.column()),
-        })?;
+        let json = Json::parse(text).map_err(|reason| Error::Encode { what: "parameters", reason })?;
         Self::of(&json)
     }
 

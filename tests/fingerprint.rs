@@ -61,6 +61,23 @@ fn golden_vectors() {
 }
 
 #[test]
+fn a_golden_value_has_the_fingerprint_of_its_text() {
+    for (text, expected) in GOLDEN {
+        assert_eq!(Fingerprint::of_json(text.as_bytes()).unwrap().to_string(), *expected, "{text}");
+    }
+}
+
+#[test]
+fn a_float_with_two_shortest_spellings_has_the_fingerprint_of_the_one_that_is_written() {
+    // Exactly .625; serde_json writes .62, and Rust .63.
+    let value = 231_532_908_877_981.62_f64;
+    let text = serde_json::to_string(&value).unwrap();
+    assert_eq!(text, "231532908877981.62");
+    assert_eq!(of(&serde_json::from_str::<Value>(&text).unwrap()), of(&value));
+    assert_eq!(Fingerprint::of_json(text.as_bytes()).unwrap(), of(&value));
+}
+
+#[test]
 fn the_golden_values_are_all_different() {
     let mut seen = HashMap::new();
     for (text, fingerprint) in GOLDEN {

@@ -45,7 +45,7 @@ pub async fn serve(
     let mut server = pin!(server.into_future());
 
     tokio::select! {
-        served = &mut server => served?,
+        served = &mut server => return Ok(served?),
         never = purge(&database.idempotency) => match never {},
         () = signals.any() => info!("ending; what has begun is finished"),
     }

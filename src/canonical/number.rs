@@ -21,13 +21,18 @@ impl Encoder {
         let exact = Decimal::parse(text)
             .ok_or_else(|| Error("a number is not written as JSON writes numbers".into()))?;
         match text.parse::<f64>() {
-            Ok(value) if Decimal::parse(&format!("{value:e}")).as_ref() == Some(&exact) => self.float(value),
+            Ok(value) if as_written(value).as_ref() == Some(&exact) => self.float(value),
             _ => {
                 self.text(b'D', exact.to_string().as_bytes());
                 Ok(())
             }
         }
     }
+}
+
+/// The digits that serde_json gives a float. Of two spellings that are as short and as near, Rust's own may be the other one.
+fn as_written(value: f64) -> Option<Decimal> {
+    Decimal::parse(&serde_json::Number::from_f64(value)?.to_string())
 }
 
 /// `±0.d₁d₂… × 10^exponent`, without zeros at either end.

@@ -20,7 +20,7 @@ pub(super) fn read(headers: &HeaderMap, strict: bool) -> Result<Option<Idempoten
         return Err(invalid("stands in the request more than once. Send it once.".into()));
     }
     let value = value.as_bytes();
-    let key = if strict || value.starts_with(b"\"") {
+    let key = if strict || value.trim_ascii_start().starts_with(b"\"") {
         match Parser::new(value).parse::<Item>() {
             Ok(Item { bare_item: BareItem::String(text), .. }) => String::from(text),
             _ => {
@@ -48,3 +48,6 @@ pub(super) fn missing() -> Problem {
 
 const NAME: &str = "Idempotency-Key";
 const EXAMPLE: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
+
+#[cfg(test)]
+mod tests;

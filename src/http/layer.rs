@@ -22,7 +22,7 @@ use crate::{Error, Fingerprint, Idempotency, InFlight, Scope};
 /// **The promise.** For a request with an `Idempotency-Key`, the handler's writes (through [`IdempotentTx`](super::IdempotentTx)), the key
 /// and the response commit in one transaction, before the first byte of the response leaves. A retry gets the same status,
 /// kept headers and body, and `Idempotent-Replayed: true`, and the handler does not run. An error, a panic, a client that hangs
-/// up, a time-out or a killed process leaves nothing, and the key is free at once. Not covered: what the handler writes through
+/// up, a time-out or a killed process before the COMMIT leaves nothing, and the key is free at once; during the COMMIT, the retry finds out. Not covered: what the handler writes through
 /// another connection, and effects outside of the database.
 ///
 /// Put it on the routes that it is for, inside of what authenticates and of what changes responses (compression, CORS):

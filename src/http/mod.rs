@@ -68,6 +68,10 @@
 //! failure or a COMMIT that was lost and proven dead; only one run is committed. A conflict inside of the handler is seen when it
 //! returns [`pgonce::Error`](crate::Error) (or its response); any other error of its own goes to the client, who may send the request again.
 //!
+//! Extractors run behind the layer, too. What axum's own ones refuse (a `Json` that is not) is a 400, 415 or 422 like any other of the
+//! handler's, and stored: the client needs a new key for the corrected request. An extractor of the application's can say
+//! [`Ending::Release`] instead.
+//!
 //! How a response decides about the transaction is [`Ending`]'s matter. Bodies are read and written as a whole: a response that streams, is
 //! over the limit, or upgrades the connection is refused with 500 before anything commits.
 //!

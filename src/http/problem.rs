@@ -119,8 +119,8 @@ const OTHER_REQUEST: &str = "This Idempotency-Key was used before with another r
     type or body. Nothing was done now. Repeat a request unchanged under its key, and give a new request a new key.";
 const STILL_RUNNING: &str = "The first request with this Idempotency-Key is still being carried out. Send the same request with \
     the same key again after the time in Retry-After; it gets the first one's response.";
-const TRY_AGAIN: &str = "The server could not carry out the request now. Send the same request with the same Idempotency-Key \
-    again after the time in Retry-After; it will not be carried out twice.";
+const TRY_AGAIN: &str = "The server could not carry out the request now. Send the same request again after the time in \
+    Retry-After, with the same Idempotency-Key: then it will not be carried out twice.";
 const NOTHING_HAPPENED: &str = "The server could not carry out the request now, and nothing of it was committed. It may be sent \
     again after the time in Retry-After.";
 const UNKNOWN: &str = "It could not be found out whether the request was carried out, and no Idempotency-Key tells any more. \

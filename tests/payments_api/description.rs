@@ -70,9 +70,18 @@ async fn see_everything(service: &Service) -> Seen {
     seen
 }
 
+async fn see_time_outs(seen: &mut Seen) {
+    let mut hasty = command();
+    hasty.env("TIME_OUT_MILLIS", "100");
+    let hasty = Service::start_with(hasty).await;
+    let _locked = hasty.hold_tables().await;
+    for operation in ALL {
+        seen.send(operation, request(&hasty, operation, "late")).await; // 504
+    }
+}
+
 async fn see_a_lost_connection(service: &Service, operation: &str, seen: &mut Seen) {
-    let mut locked = service.pool.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE accounts, charges").execute(&mut *locked).await.unwrap();
+    let locked = service.hold_tables().await;
     let request = tokio::spawn(request(service, operation, "lost").send());
     service.wait_until_stuck(1).await;
     sqlx::raw_sql(
@@ -104,13 +113,7 @@ async fn the_document_describes_every_answer_and_no_other() {
     let service = Service::start().await;
     let document: Value = service.get("/openapi.json").send().await.unwrap().json().await.unwrap();
     let mut seen = see_everything(&service).await;
-    // With no time at all, everything takes too long.
-    let mut hasty = command();
-    hasty.env("TIME_OUT_MILLIS", "0");
-    let hasty = Service::start_with(hasty).await;
-    for operation in ALL {
-        seen.send(operation, request(&hasty, operation, "late")).await;
-    }
+    see_time_outs(&mut seen).await;
 
     let described = described(&document);
     let answers = |answers: Vec<&Answer>| answers.into_iter().cloned().collect::<BTreeSet<_>>();

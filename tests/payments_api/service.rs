@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use throwaway_postgres::Server;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
 
 use crate::program::program;
 
@@ -31,6 +32,7 @@ pub struct Service {
     /// What it has printed at the start.
     pub welcome: String,
     child: Child,
+    _watchdog: Child,
     stdout: Lines<BufReader<ChildStdout>>,
 }
 
@@ -68,7 +70,8 @@ impl Service {
         let (url, database) = (after("listens on "), after("new database "));
         let pool =
             PgPoolOptions::new().max_connections(3).connect_lazy(&SERVER.url_of(&database)).expect("a pool");
-        Self { url, client: Client::new(), pool, database, welcome, child, stdout }
+        let watchdog = watchdog(&child);
+        Self { url, client: Client::new(), pool, database, welcome, child, _watchdog: watchdog, stdout }
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {
@@ -106,6 +109,13 @@ impl Service {
         held
     }
 
+    /// Locks the tables: nothing can even be read there until the transaction ends.
+    pub async fn hold_tables(&self) -> Transaction<'static, Postgres> {
+        let mut held = self.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE accounts, charges").execute(&mut *held).await.unwrap();
+        held
+    }
+
     /// Waits until so many sessions are stuck behind a lock.
     pub async fn wait_until_stuck(&self, sessions: i64) {
         self.wait_until(
@@ -135,11 +145,27 @@ impl Service {
     /// Waits for its end. What it has printed since the start, too.
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let mut rest = String::new();
-        while let Some(line) = self.stdout.next_line().await.unwrap() {
-            rest += &format!("{line}\n");
-        }
-        (self.child.wait().await.unwrap(), rest)
+        let end = async {
+            while let Some(line) = self.stdout.next_line().await.unwrap() {
+                rest += &format!("{line}\n");
+            }
+            self.child.wait().await.unwrap()
+        };
+        let status = timeout(Duration::from_secs(60), end).await.expect("the service ends");
+        (status, rest)
     }
+}
+
+/// Ends the service when this process is killed, and cannot do it: then the pipe is closed.
+fn watchdog(service: &Child) -> Child {
+    Command::new("sh")
+        .args(["-c", "cat; kill -s KILL $0", &service.id().expect("it runs").to_string()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start sh")
 }
 
 /// Whether the server has a database of this name.

@@ -1,7 +1,7 @@
 //! What the layer costs over HTTP, against the same handler with a transaction written by hand and no key:
 //!
 //!     cargo bench --bench http --all-features              # some minutes
-//!     cargo bench --bench http --all-features -- --quick   # some seconds
+//!     cargo bench --bench http --all-features -- --quick   # half a minute
 //!
 //! It needs `wrk` (`apt-get install wrk`, `brew install wrk`) and starts PostgreSQL servers of its own.
 

@@ -42,6 +42,8 @@ impl Ending {
     /// The default: by the status alone.
     pub fn of_status(status: StatusCode) -> Self {
         match status {
+            // The router's, not the handler's.
+            StatusCode::METHOD_NOT_ALLOWED => Self::Release,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
                 Self::Release
             }

@@ -38,10 +38,17 @@ pub(super) async fn finish(
     replayable: bool,
 ) -> Finished {
     let (mut head, body) = response.into_parts();
+    if let Some(problem) = head.extensions.get::<Problem>() {
+        return give_back(slot, problem.clone().to(replayable)).await;
+    }
     let said = head.extensions.get::<Ending>().copied();
     let state = match said.unwrap_or_else(|| (settings.ending)(&head)) {
-        _ if head.extensions.get::<Problem>().is_some() => return release(slot, head, body).await,
-        Ending::Release => return release(slot, head, body).await,
+        Ending::Release => {
+            return match give_up(slot).await {
+                Ok(_) => Finished { response: Ok(Response::from_parts(head, body)), again: false },
+                Err(violation) => violation.into(),
+            };
+        }
         Ending::Complete => State::Completed,
         Ending::Fail => State::Failed,
     };
@@ -78,18 +85,14 @@ pub(super) async fn finish(
     }
 }
 
-/// Rolls back, and lets the handler's response go.
-async fn release(slot: &Slot, head: Parts, body: Body) -> Finished {
-    let gone = match give_up(slot).await {
-        Ok(gone) => gone,
-        Err(violation) => return violation.into(),
-    };
-    match head.extensions.get::<Problem>().cloned() {
-        Some(problem) => {
+/// Rolls back what pgonce could not do for the handler.
+async fn give_back(slot: &Slot, problem: Problem) -> Finished {
+    match give_up(slot).await {
+        Ok(gone) => {
             let conflict = problem.error().is_some_and(ClosureError::is_conflict);
             Finished { response: Err(problem), again: conflict && gone }
         }
-        None => Finished { response: Ok(Response::from_parts(head, body)), again: false },
+        Err(violation) => violation.into(),
     }
 }
 

@@ -149,8 +149,8 @@ impl IdempotencyLayer {
         self.with(|settings| settings.max_body_size = bytes)
     }
 
-    /// The largest response that is stored, in bytes; see [`Idempotency::with_max_result_size`]. Default: the `Idempotency`'s, 256 KiB.
-    /// Beyond it, 500, and nothing is committed.
+    /// The largest response that is stored, in bytes of the JSON in which status, kept headers and body are stored; see
+    /// [`Idempotency::with_max_result_size`]. Default: the `Idempotency`'s, 256 KiB. Beyond it, 500, and nothing is committed.
     pub fn with_max_response_size(self, bytes: usize) -> Self {
         self.with_idempotency(|idempotency| idempotency.with_max_result_size(bytes))
     }

@@ -39,6 +39,10 @@
 //!
 //! # What a client sees
 //!
+//! In short; the [page for the API's clients] says more, and how this compares with the draft and with Stripe, line by line.
+//!
+//! [page for the API's clients]: https://github.com/pgonce/pgonce/blob/main/docs/http.md
+//!
 //! | request | response |
 //! | --- | --- |
 //! | the first with its key | the handler's, with [`Idempotency-Key-Expires`](IDEMPOTENCY_KEY_EXPIRES) |
@@ -46,7 +50,7 @@
 //! | the same, while the first is running | 409 `in-flight` with `Retry-After`, or it waits ([`with_in_flight`](IdempotencyLayer::with_in_flight)) |
 //! | another one with the same key | 422 `key-reused` |
 //! | no key, or no valid one | 400 `key-missing`, 400 `key-invalid` |
-//! | after a 408, 425, 429 or 5xx of the handler | the handler runs again: nothing was committed |
+//! | after a 405, 408, 425, 429 or 5xx of the handler | the handler runs again: nothing was committed |
 //! | while the database is away | 503 `unavailable` with `Retry-After`: the client sends it again |
 //!
 //! What pgonce itself responds is a [`Problem`] (RFC 9457).
@@ -57,8 +61,9 @@
 //! - **Inside of a time-out**, which it needs: a handler that hangs holds its key and a connection. Dropping it rolls it back.
 //! - **Inside of what changes responses**: compression, CORS, request ids. A replay passes through them as the first response did.
 //!   For CORS, allow the header [`IDEMPOTENCY_KEY`] and expose [`EXPOSED_HEADERS`].
-//! - On a route's methods, `post(handler).route_layer(idempotent)`, rather than around the router: there it knows the route, and what
-//!   matches none needs no key.
+//! - On a route's methods, `post(handler).route_layer(idempotent)`, or on the routes that a router has so far,
+//!   `Router::route_layer`: there it knows the route, and a path that matches none needs no key. (On a router, a method that a route
+//!   does not have needs one, though, before it is a 405.)
 //! - Once. Routes with settings of their own get a layer of their own.
 //! - With connections enough: each request that runs holds one. See [`IdempotencyLayer::new`].
 //!
@@ -73,7 +78,8 @@
 //! [`Ending::Release`] instead.
 //!
 //! How a response decides about the transaction is [`Ending`]'s matter. Bodies are read and written as a whole: a response that streams, is
-//! over the limit, or upgrades the connection is refused with 500 before anything commits.
+//! over the limit, or upgrades the connection is refused with 500 before anything commits;
+//! unless it is released, since nothing of it is stored.
 //!
 //! # What is stored
 //!

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::{debug, error, warn};
 
+use crate::closure::ClosureError;
 use crate::{Error, ErrorKind};
 
 /// The kinds of [`Problem`]. Each has a `type` URI, a title and a status of its own, which do not change.
@@ -97,7 +98,8 @@ impl ProblemKind {
 /// `type` is the documentation's URI with the kind's [name](ProblemKind::name) as its fragment, and `Link` points there, too; see
 /// [`IdempotencyLayer::with_documentation`](super::IdempotencyLayer::with_documentation). The response says `Cache-Control: no-store`.
 ///
-/// A handler's response that is a problem is never stored, whatever its status: the transaction is rolled back, and the key is free.
+/// A handler's response that is a problem is never stored, whatever its status: the transaction is rolled back, the key is free, and
+/// the layer renders the problem again, in place of what the response has become since.
 ///
 /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
 #[derive(Clone, Debug)]
@@ -120,7 +122,7 @@ const OTHER_REQUEST: &str = "This Idempotency-Key was used before with another r
 const STILL_RUNNING: &str = "The first request with this Idempotency-Key is still being carried out. Send the same request with \
     the same key again after the time in Retry-After; it gets the first one's response.";
 const TRY_AGAIN: &str = "The server could not carry out the request now. Send the same request again after the time in \
-    Retry-After, with the same Idempotency-Key: then it will not be carried out twice.";
+    Retry-After, with the same Idempotency-Key if it has one: then it will not be carried out twice.";
 const NOTHING_HAPPENED: &str = "The server could not carry out the request now, and nothing of it was committed. It may be sent \
     again after the time in Retry-After.";
 const UNKNOWN: &str = "It could not be found out whether the request was carried out, and no Idempotency-Key tells any more. \
@@ -145,15 +147,21 @@ impl Problem {
         Self { reason: Some(reason.into()), ..Self::new(kind, detail) }
     }
 
-    /// Without a key the client cannot be told to send the request again *with* it.
     pub(super) fn of(error: Error, has_key: bool) -> Self {
-        let (kind, detail) = match error.kind() {
-            _ if has_key => return error.into(),
-            ErrorKind::CommitUnknown => (ProblemKind::Internal, UNKNOWN),
-            _ if error.is_retryable() => (ProblemKind::Unavailable, NOTHING_HAPPENED),
-            _ => return error.into(),
-        };
-        Self { error: Some(Arc::new(error)), ..Self::new(kind, detail) }
+        Self::from(error).to(has_key)
+    }
+
+    /// A client without a key cannot be told to send the request again *with* it.
+    pub(super) fn to(self, has_key: bool) -> Self {
+        match self.error() {
+            Some(error) if !has_key && error.kind() == ErrorKind::CommitUnknown => {
+                Self { kind: ProblemKind::Internal, detail: UNKNOWN.into(), ..self }
+            }
+            Some(error) if !has_key && error.is_retryable() => {
+                Self { kind: ProblemKind::Unavailable, detail: NOTHING_HAPPENED.into(), ..self }
+            }
+            _ => self,
+        }
     }
 
     pub(super) fn documented_at(self, documentation: Option<Arc<str>>) -> Self {
@@ -304,6 +312,9 @@ impl std::error::Error for Problem {}
 /// rendered as the layer's own ones are.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        Problem::from(self).logged().into_response()
+        // A conflict is the layer's to run again, or to log.
+        let conflict = self.is_conflict();
+        let problem = Problem::from(self);
+        if conflict { problem.into_response() } else { problem.logged().into_response() }
     }
 }

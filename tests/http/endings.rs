@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use pgonce::http::{Ending, ProblemKind};
@@ -65,13 +66,47 @@ async fn what_the_handler_decided_is_final() {
 
 #[tokio::test]
 async fn what_may_be_tried_again_is_not_stored_and_the_handler_runs_again() {
-    let statuses = [408, 425, 429, 500, 501, 502, 503, 504, 599];
+    let statuses = [405, 408, 425, 429, 500, 501, 502, 503, 504, 599];
     let runs = Runs::default();
     let app = App::new(answering(&runs, &statuses)).await;
     for status in statuses {
         let second = second_after(&app, &runs, status).await;
         assert_eq!((second.status.as_u16(), second.replayed, &*second.body), (200, false, &b"a 200"[..]));
     }
+}
+
+#[tokio::test]
+async fn what_an_outer_layer_answers_is_not_stored() {
+    for status in [401, 403, 429] {
+        let runs = Runs::default();
+        let first = Arc::new(AtomicBool::new(true));
+        let refuse = move |request: Request, next: Next| {
+            let refused = first.swap(false, SeqCst);
+            async move {
+                match refused {
+                    true => StatusCode::from_u16(status).unwrap().into_response(),
+                    false => next.run(request).await,
+                }
+            }
+        };
+        let routes = Router::new().route("/charges", runs.number());
+        let app = App::with_outside(routes, |app| app.layer(from_fn(refuse))).await;
+        assert_eq!(app.charge("order-1").send().await.unwrap().status(), status);
+        assert_eq!((runs.count(), app.db.count("pgonce.keys").await), (0, 0), "{status}");
+        let second = seen(app.charge("order-1").send().await.unwrap()).await;
+        assert_eq!((second.status.as_u16(), second.replayed, runs.count()), (200, false, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_route_does_not_have_leaves_the_key_free() {
+    let app = App::new(Router::new().route("/charges", post(crate::app::charge))).await;
+    let patch = app.client.patch(app.url("/charges")).header("authorization", "acct_42");
+    let refused = patch.header("idempotency-key", "order-1").send().await.unwrap();
+    assert_eq!(refused.status(), 405);
+    assert_eq!(refused.headers()["allow"], "POST");
+    assert_eq!(app.charge("order-1").send().await.unwrap().status(), 201);
+    app.db.assert_charged_once().await;
 }
 
 #[tokio::test]

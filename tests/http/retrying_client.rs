@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::{self, Extensions};
 use futures_util::future::BoxFuture;
+use reqwest::header::HeaderMap;
 use reqwest::{Request, Response};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Next};
 use reqwest_retry::policies::ExponentialBackoff;
@@ -29,7 +30,7 @@ struct UntilFinal;
 impl RetryableStrategy for UntilFinal {
     fn handle(&self, result: &Result<Response, Error>) -> Option<Retryable> {
         match result {
-            Ok(response) if is_final(response.status().as_u16()) => None,
+            Ok(response) if is_final(response.status().as_u16(), response.headers()) => None,
             // No response, or a part of one: the charge may have been made, or not.
             Ok(_) | Err(Error::Reqwest(_)) => Some(Retryable::Transient),
             Err(Error::Middleware(_)) => Some(Retryable::Fatal),
@@ -38,8 +39,9 @@ impl RetryableStrategy for UntilFinal {
 }
 
 /// Whether every retry would get the same again.
-fn is_final(status: u16) -> bool {
-    !matches!(status, 408 | 409 | 425 | 429 | 500..)
+fn is_final(status: u16, headers: &HeaderMap) -> bool {
+    // What is stored says until when.
+    headers.contains_key("idempotency-key-expires") || !matches!(status, 408 | 409 | 425 | 429 | 500..)
 }
 
 /// Reads the whole body, so that one that breaks off is asked for again; and waits for as long as the server says.
@@ -57,7 +59,7 @@ fn whole_response<'a>(
 
         let retry_after =
             whole.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-        if let Some(seconds) = retry_after.filter(|_| !is_final(whole.status().as_u16())) {
+        if let Some(seconds) = retry_after.filter(|_| !is_final(whole.status().as_u16(), whole.headers())) {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
         }
         Ok(whole.map(|()| body).into())

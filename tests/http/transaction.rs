@@ -60,6 +60,7 @@ async fn what_becomes_of_the_writes_and_the_key_depends_on_the_status() {
         (404, Fail),
         (409, Fail),
         (422, Fail),
+        (405, Release),
         (408, Release),
         (425, Release),
         (429, Release),

@@ -32,6 +32,6 @@ fn app(idempotency: Idempotency) -> Router {
         let Tenant(tenant) = request.extensions.get()?; // put there by the layer that authenticates
         Scope::new(tenant.as_str()).ok()
     });
-    Router::new().route("/charges", post(post_charge)).route_layer(idempotent).layer(from_fn(authenticate))
+    Router::new().route("/charges", post(post_charge).route_layer(idempotent)).layer(from_fn(authenticate))
 }
 // README ends

@@ -14,8 +14,9 @@ use axum::response::{IntoResponseParts, ResponseParts};
 /// | 405, 408, 425, 429, 5xx | [`Release`](Self::Release) |
 ///
 /// What an outer layer answers by itself (a 401, a 429) never reaches the key. Other rules for an endpoint:
-/// [`IdempotencyLayer::with_ending`](super::IdempotencyLayer::with_ending). For a single response, the handler says it in the response,
-/// and that goes before. A [`Problem`](super::Problem), which says that pgonce could not do something, always ends in `Release`.
+/// [`IdempotencyLayer::with_ending`](super::IdempotencyLayer::with_ending). For a single response, the handler says it
+/// in the response, and that goes before. A [`Problem`](super::Problem), which says that pgonce could not do something,
+/// always ends in `Release`.
 ///
 /// ```
 /// use axum::http::StatusCode;

@@ -19,11 +19,12 @@ use crate::{Error, Fingerprint, Idempotency, InFlight, Scope};
 
 /// Makes the endpoints behind it idempotent: a [`tower`](tower_layer) layer.
 ///
-/// **The promise.** For a request with an `Idempotency-Key`, the handler's writes (through [`IdempotentTx`](super::IdempotentTx)), the key
-/// and the response commit in one transaction, before the first byte of the response leaves. A retry gets the same status,
-/// kept headers and body, and `Idempotent-Replayed: true`, and the handler does not run. An error, a panic, a client that hangs
-/// up, a time-out or a killed process before the COMMIT leaves nothing, and the key is free at once; during the COMMIT, the retry finds out. Not covered: what the handler writes through
-/// another connection, and effects outside of the database.
+/// **The promise.** For a request with an `Idempotency-Key`, the handler's writes (through
+/// [`IdempotentTx`](super::IdempotentTx)), the key and the response commit in one transaction, before the first byte of
+/// the response leaves. A retry gets the same status, kept headers and body, and `Idempotent-Replayed: true`, and the
+/// handler does not run. An error, a panic, a client that hangs up, a time-out or a killed process before the COMMIT
+/// leaves nothing, and the key is free at once; during the COMMIT, the retry finds out. Not covered: what the handler
+/// writes through another connection, and effects outside of the database.
 ///
 /// Put it on the routes that it is for, inside of what authenticates and of what changes responses (compression, CORS):
 ///
@@ -80,16 +81,16 @@ pub(super) struct Settings {
 impl IdempotencyLayer {
     const DEFAULT_MAX_BODY_SIZE: usize = 256 * 1024;
 
-    /// A layer whose keys belong to the scope that `scope` reads from the request, best from the principal that an outer layer has
-    /// authenticated and put into its extensions.
+    /// A layer whose keys belong to the scope that `scope` reads from the request, best from the principal that an
+    /// outer layer has authenticated and put into its extensions.
     ///
-    /// There is no default: two tenants in one scope would get each other's responses. A scope may name the operation, too
-    /// (`acct_42/charges`); where it does not, a key that is used for two endpoints answers 422, as at Stripe. With none, nothing is read and
-    /// nothing runs: 403, or what [`with_unauthenticated`](Self::with_unauthenticated) says.
+    /// There is no default: two tenants in one scope would get each other's responses. A scope may name the operation,
+    /// too (`acct_42/charges`); where it does not, a key that is used for two endpoints answers 422, as at Stripe. With
+    /// none, nothing is read and nothing runs: 403, or what [`with_unauthenticated`](Self::with_unauthenticated) says.
     ///
-    /// For as long as a handler runs, the layer holds one of the `Idempotency`'s connections. A handler that takes a second one from the
-    /// same pool can exhaust it, when as many of them run as it has connections, and then they all wait: let handlers use the
-    /// [`IdempotentTx`](super::IdempotentTx) alone, or give the layer a pool of its own.
+    /// For as long as a handler runs, the layer holds one of the `Idempotency`'s connections. A handler that takes a
+    /// second one from the same pool can exhaust it, when as many of them run as it has connections, and then they all
+    /// wait: let handlers use the [`IdempotentTx`](super::IdempotentTx) alone, or give the layer a pool of its own.
     pub fn new(
         idempotency: Idempotency,
         scope: impl Fn(&Parts) -> Option<Scope> + Send + Sync + 'static,
@@ -113,24 +114,27 @@ impl IdempotencyLayer {
 
     /// Requests may come without a key. Default: 400.
     ///
-    /// Without one the handler runs in a transaction all the same, which commits before the response leaves; it is as if the client had sent
-    /// a new key that it forgot. (It takes a row in the table, without the response and for an hour.)
+    /// Without one the handler runs in a transaction all the same, which commits before the response leaves; it is as
+    /// if the client had sent a new key that it forgot. (It takes a row in the table, without the response and for an
+    /// hour.)
     pub fn with_optional_key(self) -> Self {
         self.with(|settings| settings.key_optional = true)
     }
 
-    /// Keys must be RFC 8941 Strings, in quotation marks, as the draft has it. Default: bare values, too, as Stripe's clients send them.
+    /// Keys must be RFC 8941 Strings, in quotation marks, as the draft has it. Default: bare values, too, as Stripe's
+    /// clients send them.
     pub fn with_strict_header(self) -> Self {
         self.with(|settings| settings.strict = true)
     }
 
-    /// The methods that are covered. Default: POST and PATCH. The others pass untouched; GET, PUT and DELETE are idempotent by definition.
+    /// The methods that are covered. Default: POST and PATCH. The others pass untouched; GET, PUT and DELETE are
+    /// idempotent by definition.
     pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.with(|settings| settings.methods = methods.into_iter().collect())
     }
 
-    /// How long a key is remembered, counted from its first request; see [`Idempotency::with_retention`]. Default: the `Idempotency`'s,
-    /// 24 hours.
+    /// How long a key is remembered, counted from its first request; see [`Idempotency::with_retention`]. Default: the
+    /// `Idempotency`'s, 24 hours.
     pub fn with_retention(self, retention: Duration) -> Self {
         self.with_idempotency(|idempotency| idempotency.with_retention(retention))
     }
@@ -143,8 +147,8 @@ impl IdempotencyLayer {
 
     /// The largest body of a request, in bytes. Default: 256 KiB. Beyond it, 413.
     ///
-    /// A request is read before the handler runs, since its body is part of what makes it the same request. axum's extractors have a
-    /// limit of their own, 2 MB (`axum::extract::DefaultBodyLimit`).
+    /// A request is read before the handler runs, since its body is part of what makes it the same request. axum's
+    /// extractors have a limit of their own, 2 MB (`axum::extract::DefaultBodyLimit`).
     pub fn with_max_body_size(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_body_size = bytes)
     }
@@ -157,8 +161,9 @@ impl IdempotencyLayer {
 
     /// Keeps one more response header for the replay. Default: [`KEPT_HEADERS`].
     ///
-    /// Every header reaches the first response; a replay has those that are kept. `Set-Cookie`, `Authorization` and the like are
-    /// secrets that would lie in the database for as long as the key; they are kept only when they are named. Headers of the connection (`Date`,
+    /// Every header reaches the first response; a replay has those that are kept. `Set-Cookie`, `Authorization` and the
+    /// like are secrets that would lie in the database for as long as the key; they are kept only when they are named.
+    /// Headers of the connection (`Date`,
     /// `Content-Length`, `Transfer-Encoding`) are the server's affair.
     pub fn with_kept_header(self, name: HeaderName) -> Self {
         self.with(|settings| settings.kept_headers.push(name))
@@ -196,7 +201,8 @@ impl IdempotencyLayer {
         self.with(|settings| settings.fingerprint = Arc::new(fingerprint))
     }
 
-    /// What a request without a scope gets. Default: 403, as a problem. For a 401, HTTP wants the scheme named by which to authenticate:
+    /// What a request without a scope gets. Default: 403, as a problem. For a 401, HTTP wants the scheme named by which
+    /// to authenticate:
     ///
     /// ```
     /// # fn example(layer: pgonce::IdempotencyLayer) -> pgonce::IdempotencyLayer {
@@ -214,8 +220,8 @@ impl IdempotencyLayer {
         })
     }
 
-    /// Where the API's clients read about idempotency: the target of the problems' `Link` and the front part of their `type`. Default: the
-    /// page of this crate.
+    /// Where the API's clients read about idempotency: the target of the problems' `Link` and the front part of their
+    /// `type`. Default: the page of this crate.
     pub fn with_documentation(self, documentation: Uri) -> Self {
         self.with(|settings| settings.documentation = Some(documentation.to_string().into()))
     }

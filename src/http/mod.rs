@@ -57,28 +57,30 @@
 //!
 //! # Where the layer goes
 //!
-//! - **Inside of what authenticates**, and of what may answer by itself: limits of rate, of size and of how many requests run at once.
+//! - **Inside of what authenticates**, and of what may answer by itself: limits of rate, of size and of how many
+//!   requests run at once.
 //! - **Inside of a time-out**, which it needs: a handler that hangs holds its key and a connection. Dropping it rolls it back.
-//! - **Inside of what changes responses**: compression, CORS, request ids. A replay passes through them as the first response did.
-//!   For CORS, allow the header [`IDEMPOTENCY_KEY`] and expose [`EXPOSED_HEADERS`].
+//! - **Inside of what changes responses**: compression, CORS, request ids. A replay passes through them as the first
+//!   response did. For CORS, allow the header [`IDEMPOTENCY_KEY`] and expose [`EXPOSED_HEADERS`].
 //! - On a route's methods, `post(handler).route_layer(idempotent)`, or on the routes that a router has so far,
-//!   `Router::route_layer`: there it knows the route, and a path that matches none needs no key. (On a router, a method that a route
-//!   does not have needs one, though, before it is a 405.)
+//!   `Router::route_layer`: there it knows the route, and a path that matches none needs no key. (On a router, a method
+//!   that a route does not have needs one, though, before it is a 405.)
 //! - Once. Routes with settings of their own get a layer of their own.
 //! - With connections enough: each request that runs holds one. See [`IdempotencyLayer::new`].
 //!
 //! # What the handler may rely on
 //!
-//! Its future runs to its end, or everything that it wrote through [`IdempotentTx`] is gone. It may run twice for one request, after a deadlock, a serialization
-//! failure or a COMMIT that was lost and proven dead; only one run is committed. A conflict inside of the handler is seen when it
-//! returns [`pgonce::Error`](crate::Error) (or its response); any other error of its own goes to the client, who may send the request again.
+//! Its future runs to its end, or everything that it wrote through [`IdempotentTx`] is gone. It may run twice for one
+//! request, after a deadlock, a serialization failure or a COMMIT that was lost and proven dead; only one run is
+//! committed. A conflict inside of the handler is seen when it returns [`pgonce::Error`](crate::Error) (or its
+//! response); any other error of its own goes to the client, who may send the request again.
 //!
-//! Extractors run behind the layer, too. What axum's own ones refuse (a `Json` that is not) is a 400, 415 or 422 like any other of the
-//! handler's, and stored: the client needs a new key for the corrected request. An extractor of the application's can say
-//! [`Ending::Release`] instead.
+//! Extractors run behind the layer, too. What axum's own ones refuse (a `Json` that is not) is a 400, 415 or 422 like
+//! any other of the handler's, and stored: the client needs a new key for the corrected request. An extractor of the
+//! application's can say [`Ending::Release`] instead.
 //!
-//! How a response decides about the transaction is [`Ending`]'s matter. Bodies are read and written as a whole: a response that streams, is
-//! over the limit, or upgrades the connection is refused with 500 before anything commits;
+//! How a response decides about the transaction is [`Ending`]'s matter. Bodies are read and written as a whole: a
+//! response that streams, is over the limit, or upgrades the connection is refused with 500 before anything commits;
 //! unless it is released, since nothing of it is stored.
 //!
 //! # What is stored
@@ -93,6 +95,7 @@ mod ending;
 mod finish;
 mod key;
 mod layer;
+mod loggable;
 mod problem;
 mod request;
 mod service;
@@ -115,8 +118,8 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// The response header `Idempotent-Replayed: true`: this is the first response again, as at Stripe.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The response header that says until when the key is remembered, as an HTTP date: the first response has it, and every replay. After that the same key
-/// is a new request.
+/// The response header that says until when the key is remembered, as an HTTP date: the first response has it, and
+/// every replay. After that the same key is a new request.
 pub const IDEMPOTENCY_KEY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-key-expires");
 
 /// The response headers that a browser's script may only read when CORS exposes them.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::{debug, error, warn};
 
+use super::loggable::Loggable;
 use crate::closure::ClosureError;
 use crate::{Error, ErrorKind};
 
@@ -95,11 +96,12 @@ impl ProblemKind {
 /// The `detail` tells the developer of the client what to do. What only the developer of the server can mend is not told to
 /// the client; it is logged, and [`error`](Self::error) and [`reason`](Self::reason) have it.
 ///
-/// `type` is the documentation's URI with the kind's [name](ProblemKind::name) as its fragment, and `Link` points there, too; see
-/// [`IdempotencyLayer::with_documentation`](super::IdempotencyLayer::with_documentation). The response says `Cache-Control: no-store`.
+/// `type` is the documentation's URI with the kind's [name](ProblemKind::name) as its fragment, and `Link` points
+/// there, too; see [`IdempotencyLayer::with_documentation`](super::IdempotencyLayer::with_documentation). The response
+/// says `Cache-Control: no-store`.
 ///
-/// A handler's response that is a problem is never stored, whatever its status: the transaction is rolled back, the key is free, and
-/// the layer renders the problem again, in place of what the response has become since.
+/// A handler's response that is a problem is never stored, whatever its status: the transaction is rolled back, the key
+/// is free, and the layer renders the problem again, in place of what the response has become since.
 ///
 /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
 #[derive(Clone, Debug)]
@@ -239,31 +241,6 @@ impl Problem {
     }
 }
 
-/// An error without what it may repeat of the request: a message of the database may have the value that it refused.
-struct Loggable<'e>(&'e Error);
-
-impl fmt::Display for Loggable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use sqlx::Error::{ColumnDecode, Database, Decode, Encode};
-        match self.0 {
-            Error::Database { source: Database(error), hint, .. } => {
-                write!(f, "SQLSTATE {}", error.code().unwrap_or_default())?;
-                [error.constraint(), *hint].into_iter().flatten().try_for_each(|more| write!(f, "; {more}"))
-            }
-            Error::Database { source: ColumnDecode { .. } | Decode(_) | Encode(_), .. } => {
-                f.write_str("a value could not be encoded or decoded")
-            }
-            Error::CommitUnknown { known, source, .. } => {
-                write!(f, "the answer to COMMIT was lost ({source}), and {known}")
-            }
-            Error::Decode { reason, .. } => write!(f, "a stored response cannot be replayed: {reason}"),
-            // These have the key.
-            Error::InFlight { .. } | Error::FingerprintMismatch { .. } => write!(f, "{:?}", self.0.kind()),
-            error => error.fmt(f),
-        }
-    }
-}
-
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let (kind, detail): (_, Cow<'static, str>) = match error.kind() {
@@ -308,8 +285,8 @@ impl std::error::Error for Problem {}
 /// again, and 500 otherwise, without anything that is not for the client.
 ///
 /// So a handler can return `Result<_, pgonce::Error>` and use `?` on sqlx's errors. Behind an
-/// [`IdempotencyLayer`](super::IdempotencyLayer) it is then run again after a deadlock or a serialization failure, and the problem is
-/// rendered as the layer's own ones are.
+/// [`IdempotencyLayer`](super::IdempotencyLayer) it is then run again after a deadlock or a serialization failure, and
+/// the problem is rendered as the layer's own ones are.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         // A conflict is the layer's to run again, or to log.

@@ -16,8 +16,8 @@ use crate::{Error, Fingerprint};
 /// So a release that renames a route's parameter (`/charges/{id}` to `/charges/{charge}`) makes retries of older requests answer
 /// 422, and a multipart body must be repeated with its boundary.
 ///
-/// This is the default of [`IdempotencyLayer::with_fingerprint`](super::IdempotencyLayer::with_fingerprint). To make a part of the request
-/// matter that does not, combine it with this one:
+/// This is the default of [`IdempotencyLayer::with_fingerprint`](super::IdempotencyLayer::with_fingerprint). To make a
+/// part of the request matter that does not, combine it with this one:
 ///
 /// ```
 /// use axum::body::Bytes;

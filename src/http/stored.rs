@@ -17,8 +17,8 @@ use super::{IDEMPOTENCY_KEY_EXPIRES, IDEMPOTENT_REPLAYED};
 use crate::{Error, Record, State};
 
 /// The response headers that are stored and replayed, unless
-/// [`IdempotencyLayer::with_kept_headers`](super::IdempotencyLayer::with_kept_headers) says otherwise: those that belong to the body or to
-/// what was made.
+/// [`IdempotencyLayer::with_kept_headers`](super::IdempotencyLayer::with_kept_headers) says otherwise: those that
+/// belong to the body or to what was made.
 pub const KEPT_HEADERS: [HeaderName; 15] = [
     CACHE_CONTROL,
     CONTENT_DISPOSITION,

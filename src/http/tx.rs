@@ -17,9 +17,10 @@ use crate::{Error, Operation};
 /// The transaction that also holds the request's idempotency key. A `&mut PgConnection` for the handler's writes.
 ///
 /// Writes, key and response commit together when the handler has responded, before the first byte of the response
-/// leaves. An error, a panic, a client that hangs up or a time-out rolls all of it back, and the key is free. Not covered: effects
-/// outside of the database; give them a key of their own, `tx.operation().derived_key("capture")`. And a task that the handler has
-/// started and given the transaction to: until it lets go, the key is in flight, whatever became of the request.
+/// leaves. An error, a panic, a client that hangs up or a time-out rolls all of it back, and the key is free. Not
+/// covered: effects outside of the database; give them a key of their own, `tx.operation().derived_key("capture")`. And
+/// a task that the handler has started and given the transaction to: until it lets go, the key is in flight, whatever
+/// became of the request.
 ///
 /// ```
 /// use axum::Json;
@@ -34,13 +35,15 @@ use crate::{Error, Operation};
 /// }
 /// ```
 ///
-/// The handler leaves COMMIT and ROLLBACK to the layer; a nested `tx.begin()` is a savepoint. Taking the transaction costs one statement, the
-/// savepoint to which a recorded failure undoes the writes. A handler that does not take it is replayed all the same.
+/// The handler leaves COMMIT and ROLLBACK to the layer; a nested `tx.begin()` is a savepoint. Taking the transaction
+/// costs one statement, the savepoint to which a recorded failure undoes the writes. A handler that does not take it is
+/// replayed all the same.
 ///
 /// # Errors
 ///
-/// Extracting it fails with 500 where no [`IdempotencyLayer`](super::IdempotencyLayer) is at work (a method that it does not cover, for
-/// example), and while another `IdempotentTx` of the same request exists; and with 500 or 503 when the database fails.
+/// Extracting it fails with 500 where no [`IdempotencyLayer`](super::IdempotencyLayer) is at work (a method that it
+/// does not cover, for example), and while another `IdempotentTx` of the same request exists; and with 500 or 503 when
+/// the database fails.
 pub struct IdempotentTx {
     claimed: OwnedMappedMutexGuard<Option<Claimed>, Claimed>,
     operation: Arc<Operation>,

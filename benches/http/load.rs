@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::Deserialize;
 
 use crate::app::Variant;
@@ -22,7 +22,7 @@ pub struct Load {
     pub requests: i64,
     pub microseconds: f64,
     /// Statuses from 400, time-outs, connections that failed.
-    errors: u64,
+    pub errors: u64,
     pub p50: f64,
     pub p99: f64,
 }
@@ -37,7 +37,7 @@ pub fn is_installed() -> bool {
     !matches!(Command::new("wrk").arg("--version").output(), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
-/// Sends requests, each with parameters of its own, on all connections for so long. Fails when one of them does.
+/// Sends requests, each with parameters of its own, on all connections for so long.
 pub async fn run(server: SocketAddr, variant: Variant, duration: Duration) -> anyhow::Result<Load> {
     let output = tokio::process::Command::new("wrk")
         .args(["--threads", "1", "--connections", &CONNECTIONS.to_string(), "--timeout", "30s"])
@@ -51,10 +51,5 @@ pub async fn run(server: SocketAddr, variant: Variant, duration: Duration) -> an
     let complaint = String::from_utf8_lossy(&output.stderr);
     let line = said.lines().last().filter(|_| output.status.success() && complaint.is_empty());
     let line = line.with_context(|| format!("wrk failed: {said}{complaint}"))?;
-    let load: Load = serde_json::from_str(line).with_context(|| format!("what wrk counted: {said}"))?;
-    ensure!(
-        load.errors == 0 && load.requests > 0,
-        "{variant:?}: not every request was answered with success: {load:?}"
-    );
-    Ok(load)
+    serde_json::from_str(line).with_context(|| format!("what wrk counted: {said}"))
 }

@@ -58,6 +58,7 @@ async fn measure(plan: Plan, settings: Settings) -> anyhow::Result<Vec<[Load; 4]
     let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_lazy_with(options);
     let address = app::serve(pool.clone()).await?;
 
+    // To get warm, and to make the keys that are to be replayed. Meanwhile a key may come again before it is made: 409.
     for variant in Variant::ALL {
         load::run(address, variant, Duration::from_secs(1)).await?;
     }
@@ -88,6 +89,7 @@ async fn checked(
 ) -> anyhow::Result<Load> {
     let before = counts(pool).await?;
     let load = load::run(address, variant, duration).await?;
+    ensure!(load.errors == 0 && load.requests > 0, "{variant:?}: not every request succeeded: {load:?}");
     let after = counts(pool).await?;
     let (rows, keys) = (after.0 - before.0, after.1 - before.1);
     // When its time is up, wrk does not wait for the answers to what it has sent.

@@ -51,9 +51,9 @@ pub fn pair() -> impl Strategy<Value = (Json, Json)> {
     let entry = ("[ab]", (0_i128..2).prop_map(Json::Integer));
     let object = vec(entry, 0..4).prop_map(Json::object).boxed();
     let mixed = json(number.clone(), similar_text().boxed(), 2).boxed();
-    let nested = vec(vec(Just(Json::Null), 0..3).prop_map(Json::Array), 0..3).prop_map(Json::Array).boxed();
+    let nested = Just(Json::Null).prop_recursive(3, 8, 2, |inner| vec(inner, 0..=2).prop_map(Json::Array));
     let two = |one: BoxedStrategy<Json>| (one.clone(), one);
-    prop_oneof![two(number), two(text), two(object), two(nested), two(mixed)]
+    prop_oneof![two(number), two(text), two(object), two(nested.boxed()), two(mixed)]
 }
 
 /// Anything.

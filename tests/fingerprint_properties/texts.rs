@@ -59,6 +59,13 @@ proptest! {
     }
 }
 
+#[test]
+fn a_text_may_be_much_wider_than_it_may_be_deep() {
+    for sibling in ["[],", "{},", "[[]],", "{\"a\":[]},"] {
+        of_text(&format!("[{}0]", sibling.repeat(1000)));
+    }
+}
+
 /// What serde_json can hold has a fingerprint, and what is no JSON has none.
 fn check_against_serde_json(text: &[u8]) -> Result<(), TestCaseError> {
     let fingerprint = Fingerprint::of_json(text);
@@ -135,6 +142,9 @@ impl Writer {
 
     /// Never with digits alone where that would be an integer.
     fn decimal(&mut self, Decimal { negative, digits, exponent }: &Decimal) -> String {
+        if *negative && digits.is_empty() && self.0.bool() {
+            return "-0".into();
+        }
         let sign = if *negative { "-" } else { "" };
         let digits = if digits.is_empty() { "0" } else { digits };
         // Zeros behind, and then a point anywhere.
@@ -149,7 +159,7 @@ impl Writer {
         };
         let mantissa = if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") };
         match exponent {
-            0 if !fraction.is_empty() => format!("{sign}{mantissa}"),
+            0 if !fraction.is_empty() || whole.len() > 20 => format!("{sign}{mantissa}"),
             0.. => format!("{sign}{mantissa}{}{exponent}", self.one_of(&["e", "E", "e+", "E+0"])),
             _ => format!("{sign}{mantissa}{}{exponent}", self.one_of(&["e", "E"])),
         }

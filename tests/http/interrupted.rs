@@ -174,6 +174,14 @@ fn timeout_layer() -> TimeoutLayer {
     TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, LIMIT)
 }
 
+async fn assert_nothing_is_left_and_a_retry_charges(app: &App) {
+    app.db.wait_until_idle().await;
+    app.db.assert_untouched().await;
+    let retry = send_patiently(app, "order-1").await;
+    assert_eq!((retry.status.as_u16(), retry.replayed), (201, false));
+    app.db.assert_charged_once().await;
+}
+
 #[tokio::test]
 async fn a_time_out_outside_of_the_layer_frees_the_key_at_once() {
     let inside = Count::default();
@@ -181,11 +189,7 @@ async fn a_time_out_outside_of_the_layer_frees_the_key_at_once() {
     let timed_out = send(&app, "order-1").await;
     assert_eq!((timed_out.status.as_u16(), timed_out.body), (408, vec![]));
     inside.reaches(0).await;
-    app.db.wait_until_idle().await;
-    app.db.assert_untouched().await;
-    let retry = send_patiently(&app, "order-1").await;
-    assert_eq!((retry.status.as_u16(), retry.replayed), (201, false));
-    app.db.assert_charged_once().await;
+    assert_nothing_is_left_and_a_retry_charges(&app).await;
 }
 
 #[tokio::test]
@@ -211,11 +215,7 @@ async fn a_time_out_during_a_statement_frees_the_key_when_the_server_notices() {
         app.db.wait_until(ONE_WAITS).await;
         assert_is_problem(&send(&app, "order-1").await, 409, "in-flight");
         holder.rollback().await.unwrap();
-        app.db.wait_until_idle().await;
-        app.db.assert_untouched().await;
-        let retry = send_patiently(&app, "order-1").await;
-        assert_eq!((retry.status.as_u16(), retry.replayed), (201, false));
-        app.db.assert_charged_once().await;
+        assert_nothing_is_left_and_a_retry_charges(&app).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! A handler that mistreats its transaction: nothing of it is committed, and nobody is told that it was.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use futures_util::stream;
 use pgonce::{Idempotency, IdempotentTx};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Executor, PgConnection};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::app::App;
@@ -136,12 +138,19 @@ const SOON: Duration = Duration::from_millis(50);
 
 #[tokio::test]
 async fn a_statement_that_the_handler_gave_up_is_waited_for_by_a_success() {
-    let app = App::new(charges(&Count::default(), async |_, mut tx: IdempotentTx| {
-        let slow = tx.execute("INSERT INTO ledger (amount) SELECT 7 FROM pg_sleep(0.5)");
+    let db = Database::new().await;
+    let mut holder = db.pool.begin().await.unwrap();
+    holder.execute("SELECT pg_advisory_xact_lock(7)").await.unwrap();
+    let holder = Arc::new(Mutex::new(Some(holder)));
+    let routes = charges(&Count::default(), async move |_, mut tx: IdempotentTx| {
+        let slow = tx.execute("INSERT INTO ledger (amount) SELECT 7 FROM pg_advisory_xact_lock(7)");
         timeout(SOON, slow).await.unwrap_err();
+        // Now it may end.
+        holder.lock().await.take().unwrap().rollback().await.unwrap();
         StatusCode::CREATED
-    }))
-    .await;
+    });
+    let idempotency = db.idempotency();
+    let app = app_over(db, idempotency, routes).await;
     let first = send(&app, "order-1").await;
     assert_eq!(first.status, 201);
     // It belongs to the transaction, and commits with it.

@@ -60,6 +60,10 @@ impl Encoder {
         self.text(b's', text.as_bytes());
     }
 
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.text(b'b', bytes);
+    }
+
     fn integer(&mut self, value: i128) {
         self.out.push(b'i');
         self.out.extend_from_slice(&value.to_be_bytes());

@@ -98,8 +98,8 @@ impl Claimed {
     ///   COMMIT, and it was found out that nothing was committed;
     /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the same, and it could not be found out in time.
     pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
-        let result =
-            encode_any(result, self.idempotency.max_result_size).map(|result| (State::Completed, result));
+        let result = encode_any(result, self.idempotency.max_result_size)
+            .map(|result| Some((State::Completed, result)));
         self.conclude(result).await.map_err(|not| not.error)
     }
 
@@ -145,18 +145,19 @@ impl Claimed {
         self.owner.expires_at
     }
 
-    /// Stores the encoded result and commits, or rolls back when there is none.
+    /// Stores the encoded result, if there is one, and commits; rolls back when it could not be encoded.
     pub(crate) async fn conclude(
         mut self,
-        result: Result<(State, Vec<u8>), Error>,
+        result: Result<Option<(State, Vec<u8>)>, Error>,
     ) -> Result<(), NotCommitted> {
         let span = self.span.clone();
         async {
             let stored = match result {
-                Ok((state, result)) => {
+                Ok(Some((state, result))) => {
                     debug!(state = state.as_str(), size = result.len(), "storing the result");
                     self.store(state, &result).await
                 }
+                Ok(None) => protocol::is_as_deep(self.connection(), 1),
                 Err(error) => Err(error),
             };
             if let Err(error) = stored {
@@ -266,7 +267,7 @@ impl RecordingClaim {
     /// Those of [`Claimed::complete`].
     pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
         let limit = self.0.idempotency.max_result_size;
-        let failure = encode_any(failure, limit).map(|failure| (State::Failed, failure));
+        let failure = encode_any(failure, limit).map(|failure| Some((State::Failed, failure)));
         self.0.conclude(failure).await.map_err(|not| not.error)
     }
 

@@ -7,8 +7,8 @@
 //! | an error by which the server ended the session, or that says that the connection is gone | unknown |
 //! | a lost connection, or no answer in time | unknown |
 //!
-//! An unknown one is looked for on another connection, in the primary. The claim holds the key's advisory lock until its transaction
-//! ends. So whoever gets that lock knows that it has ended, and sees in a *new* snapshot how: the row has our attempt,
+//! An unknown one is looked for on another connection, in the primary. The claim holds an advisory lock, of its key or its batch, until
+//! its transaction ends. So whoever gets that lock knows that it has ended, and sees in a *new* snapshot how: the row has our attempt,
 //! or it never will. The closure's result decides nothing here, so it may be different in every run.
 
 use std::io;
@@ -44,10 +44,20 @@ pub(crate) async fn commit(
     idempotency: &Idempotency,
 ) -> Result<(), NotCommitted> {
     let limit = idempotency.commit_timeout;
+    let with_finish = owner.finish_and_commit();
+    let is_message = with_finish.is_some();
+    let commit = async {
+        match with_finish {
+            Some(text) => transaction.commit_and_chain(text).await,
+            None => transaction.commit().await,
+        }
+    };
     // Cut off, it closes its connection. The server may be committing all the same.
-    let source = match timeout(limit, transaction.commit()).await {
+    let source = match timeout(limit, commit).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) if !leaves_commit_unknown(&error) => return Err(Error::of_commit(error).into()),
+        Ok(Err(error)) if !leaves_commit_unknown(&error) => {
+            return Err(Error::of_commit(error, is_message).into());
+        }
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),
     };

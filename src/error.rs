@@ -2,12 +2,13 @@
 
 mod database;
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 
 use uuid::Uuid;
 
 use self::database::Described;
-pub(crate) use self::database::{is_conflict, is_guard};
+pub(crate) use self::database::{is_conflict, is_guard, is_outage};
 use crate::{IdempotencyKey, Scope};
 
 const ASK_AGAIN: &str =
@@ -226,6 +227,13 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         Self::Database { source, hint: None }
+    }
+}
+
+// So that whatever is a message by itself needs no error of its own.
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

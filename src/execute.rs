@@ -6,9 +6,10 @@ use sqlx::PgConnection;
 use tracing::Instrument;
 
 use crate::closure::{AsyncClosure, ClosureError};
+use crate::kind::{Plain, Recording};
 use crate::protocol::{self, Attempt};
 use crate::record::{State, encode_as};
-use crate::run::{Plain, Recording, guard_violation, span};
+use crate::run::{guard_violation, span};
 use crate::sql::Savepoint;
 use crate::transaction::depth;
 use crate::{Error, ErrorKind, Idempotency, Operation, Outcome};

@@ -60,6 +60,21 @@ impl Fingerprint {
         Self::of(&json)
     }
 
+    /// The fingerprint of bytes, of whatever they are: the payload of a message, a file. Every byte counts.
+    ///
+    /// The same as [`of`](Self::of) a type that serializes as bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let mut encoder = Encoder::default();
+        encoder.bytes(bytes);
+        Self::of_encoding(encoder.as_bytes())
+    }
+
+    /// Whether two messages have the same content, as far as is known: one without a fingerprint may have any.
+    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+        let nothing = Self::of_nothing();
+        self == other || *self == nothing || *other == nothing
+    }
+
     /// The fingerprint of no parameters at all, the same as that of `()` and of `null`.
     pub(crate) fn of_nothing() -> Self {
         let mut encoder = Encoder::default();

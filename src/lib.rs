@@ -243,7 +243,9 @@ mod hardened;
 #[cfg(feature = "axum")]
 pub mod http;
 mod idempotency;
+mod inbox;
 mod key;
+mod kind;
 mod migrate;
 mod operation;
 mod outcome;
@@ -265,6 +267,7 @@ pub use fingerprint::Fingerprint;
 #[cfg(feature = "axum")]
 pub use http::{IdempotencyLayer, IdempotentTx};
 pub use idempotency::{Idempotency, InFlight, Isolation};
+pub use inbox::{BatchClosure, BatchReport, Delivery, Handled, Inbox, Message, Poison};
 pub use key::{IdempotencyKey, Scope};
 pub use migrate::{MIGRATIONS, Migration, migrate, verify};
 pub use operation::Operation;

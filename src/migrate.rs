@@ -28,12 +28,20 @@ pub struct Migration {
 ///
 /// With sqlx-cli, from the crate's folder (it reads `sqlx.toml` there, which keeps the bookkeeping in
 /// `pgonce._sqlx_migrations`): `sqlx migrate run`. With another tool, run each `up` once, in one transaction.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "keys",
-    up: include_str!("../migrations/0001_keys.up.sql"),
-    down: include_str!("../migrations/0001_keys.down.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "keys",
+        up: include_str!("../migrations/0001_keys.up.sql"),
+        down: include_str!("../migrations/0001_keys.down.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "messages",
+        up: include_str!("../migrations/0002_messages.up.sql"),
+        down: include_str!("../migrations/0002_messages.down.sql"),
+    },
+];
 
 /// Applies the migrations that are missing. Harmless to repeat, and to run from many processes at once.
 ///

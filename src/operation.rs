@@ -27,6 +27,7 @@ pub struct Operation {
     fingerprint: Fingerprint,
     retention: Option<Duration>,
     in_flight: Option<InFlight>,
+    is_message: bool,
 }
 
 impl Operation {
@@ -34,7 +35,7 @@ impl Operation {
     /// that reuses a key for another request gets the first one's result.
     pub fn new(scope: Scope, key: IdempotencyKey) -> Self {
         let fingerprint = Fingerprint::of_nothing();
-        Self { scope, key, fingerprint, retention: None, in_flight: None }
+        Self { scope, key, fingerprint, retention: None, in_flight: None, is_message: false }
     }
 
     /// Sets the parameters, all of them: what decides whether a retry is the same request. See [`Fingerprint`]
@@ -125,6 +126,21 @@ impl Operation {
     pub(crate) fn key_hash(&self) -> String {
         let digest = Sha256::digest(self.key.as_str());
         digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The same without a result, for [`Inbox`](crate::Inbox): nothing is stored but the key.
+    pub(crate) fn into_message(mut self) -> Self {
+        self.is_message = true;
+        self
+    }
+
+    pub(crate) fn is_message(&self) -> bool {
+        self.is_message
+    }
+
+    /// Whether what is stored is the same request.
+    pub(crate) fn is_same_as(&self, stored: &Fingerprint) -> bool {
+        if self.is_message { self.fingerprint.is_of_the_same(stored) } else { self.fingerprint == *stored }
     }
 
     pub(crate) fn in_flight_error(&self) -> Error {

@@ -1,6 +1,7 @@
 //! The two ends of the protocol, on any connection in a transaction: the claim before the work, the finish after it.
 //! Private.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -9,7 +10,7 @@ use tracing::debug;
 use crate::record::{Record, State};
 use crate::sql::{self, Found, Owner};
 use crate::transaction;
-use crate::{Error, Operation};
+use crate::{Error, Operation, Scope};
 
 /// What one try to claim came to.
 pub(crate) enum Attempt {
@@ -30,8 +31,10 @@ pub(crate) async fn claim(
             return Ok(Attempt::Claimed(owner));
         }
         match sql::look(conn, operation).await? {
-            Found::Live(record) if record.state == State::Pending => return Err(visible_pending(&record)),
-            Found::Live(record) if record.fingerprint != *operation.fingerprint() => {
+            Found::Live(record) if record.state == State::Pending => {
+                return Err(visible_pending(operation.scope()));
+            }
+            Found::Live(record) if !operation.is_same_as(&record.fingerprint) => {
                 debug!("the key was used with other parameters");
                 return Err(operation.mismatch_error());
             }
@@ -45,15 +48,19 @@ pub(crate) async fn claim(
             }
         }
     }
-    Err(Error::atomicity(
+    Err(neither_inserted_nor_seen())
+}
+
+pub(crate) fn neither_inserted_nor_seen() -> Error {
+    Error::atomicity(
         "a row of pgonce.keys can neither be inserted nor be seen: a trigger, a rule or row-level security on that table \
          is in the way; see `pgonce::verify`. Nothing was run",
         None,
-    ))
+    )
 }
 
 /// Far more than a purge and takeovers can cause by chance.
-const MAX_ROUNDS: u32 = 100;
+pub(crate) const MAX_ROUNDS: u32 = 100;
 
 /// Stores the result, as the last statement before COMMIT (or before the end of the caller's savepoint). Proves that
 /// the transaction is alive, still the one that claimed, and as deep as it was.
@@ -64,16 +71,7 @@ pub(crate) async fn finish(
     state: State,
     result: &[u8],
 ) -> Result<(), Error> {
-    if transaction::depth(conn) > depth {
-        return Err(Error::atomicity(
-            "the closure opened a nested transaction and neither committed nor dropped it (`mem::forget`?); nothing \
-             was committed",
-            None,
-        ));
-    }
-    if transaction::depth(conn) < depth {
-        return Err(Error::left_the_transaction(None));
-    }
+    is_as_deep(conn, depth)?;
     match sql::finish(conn, owner, state, result).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::left_the_transaction(None)),
@@ -87,16 +85,28 @@ pub(crate) async fn finish(
     }
 }
 
+/// Whether the work has left the transaction as deep as it was, by sqlx's count.
+pub(crate) fn is_as_deep(conn: &PgConnection, depth: usize) -> Result<(), Error> {
+    match transaction::depth(conn).cmp(&depth) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(Error::atomicity(
+            "the closure opened a nested transaction and neither committed nor dropped it (`mem::forget`?); nothing \
+             was committed",
+            None,
+        )),
+        Ordering::Less => Err(Error::left_the_transaction(None)),
+    }
+}
+
 /// Without the key: the error may be logged.
-fn visible_pending(record: &Record) -> Error {
+pub(crate) fn visible_pending(scope: &Scope) -> Error {
     Error::atomicity(
         format!(
-            "a key in scope `{}` is pending where no pending row can be seen: either the closure of this very operation \
+            "a key in scope `{scope}` is pending where no pending row can be seen: either the closure of this very operation \
              executes it again in its own transaction, or a pending row was committed because the constraint \
              pgonce.keys_finished_before_commit was dropped, disabled or bypassed. Nothing was run. In the second case \
              find the row (`SELECT * FROM pgonce.readable_keys WHERE state = 'pending'`), find out whether the operation \
-             took effect, then delete it, and see `pgonce::verify`",
-            record.scope
+             took effect, then delete it, and see `pgonce::verify`"
         ),
         None,
     )

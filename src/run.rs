@@ -1,10 +1,7 @@
 //! The loop around the protocol: conflicts are repeated, keys in flight are waited for. Private.
 
-use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use tokio::time::timeout_at;
 use tracing::{Instrument, Span, debug, field, info_span, warn};
@@ -13,10 +10,11 @@ use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::commit::NotCommitted;
 use crate::error::is_guard;
+use crate::kind::Kind;
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
-use crate::record::{Record, State, encode_as};
-use crate::{Error, Idempotency, Operation, Outcome};
+use crate::record::State;
+use crate::{Error, ErrorKind, Idempotency, Operation};
 
 impl Idempotency {
     /// Claims, with the retries and the waiting that `patience` has left.
@@ -87,7 +85,7 @@ impl Idempotency {
         operation: &Operation,
         closure: F,
         again: Option<fn(&F) -> F>,
-    ) -> Result<Outcome<K::Value>, E>
+    ) -> Result<K::Answer, E>
     where
         K: Kind,
         F: for<'c> AsyncClosure<&'c mut PgConnection, Result<K::Value, E>, Fut: Send> + Send,
@@ -99,29 +97,19 @@ impl Idempotency {
             loop {
                 let mut claimed = match self.claim_patiently(operation, &mut patience).await? {
                     Claim::Claimed(claimed) => claimed,
-                    Claim::Replayed(record) => return Ok(Outcome::Replayed(K::replay(&record)?)),
+                    Claim::Replayed(record) => return Ok(K::replay(&record)?),
                 };
                 if K::RECORDS {
                     claimed.recorded_from_here().await?;
                 }
                 let copy = again.map(|again| again(&closure));
-                let (error, lost) = match closure(claimed.connection()).await {
-                    Ok(value) => match claimed.conclude(K::encode(&value, self.max_result_size)).await {
-                        Ok(()) => return Ok(Outcome::Executed(value)),
-                        Err(NotCommitted { error, lost }) => (E::from(error), lost),
-                    },
-                    Err(error) => match (claimed.abandon().await, guard_violation(&error)) {
-                        // More telling than what the closure made of it.
-                        (_, Some(violation)) => return Err(E::from(violation)),
-                        (Ended::Outside, None) => return Err(E::from(Error::left_the_transaction(None))),
-                        // Not repeated, since it is not proven that nothing is left of it.
-                        (Ended::Unheard, None) => return Err(error),
-                        (Ended::Inside, None) => (error, false),
-                    },
-                };
-                if !lost && !error.is_conflict() {
-                    return Err(error);
-                }
+                let returned = closure(claimed.connection()).await;
+                let error =
+                    match claimed.settle(returned, |value| K::encode(value, self.max_result_size)).await {
+                        Settled::Committed(value) => return Ok(K::executed(value)),
+                        Settled::Again(error) => error,
+                        Settled::Failed(error) | Settled::Unproven(error) => return Err(error),
+                    };
                 let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
                 warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
                 closure = copy;
@@ -141,56 +129,49 @@ impl Idempotency {
     }
 }
 
-/// What a closure returns, and how it is stored and replayed.
-pub(crate) trait Kind {
-    type Value: Send;
-
-    /// Whether it may be a final failure, for which the savepoint is taken.
-    const RECORDS: bool;
-
-    fn encode(value: &Self::Value, limit: usize) -> Result<(State, Vec<u8>), Error>;
-
-    fn replay(record: &Record) -> Result<Self::Value, Error>;
+/// What one run of the closure came to.
+pub(crate) enum Settled<V, E> {
+    Committed(V),
+    /// A conflict, or lost at COMMIT: nothing of it is left, and it may be run again at once.
+    Again(E),
+    /// Nothing of it is left.
+    Failed(E),
+    /// It is not proven that nothing is left, so it must not be run again.
+    Unproven(E),
 }
 
-/// A result.
-pub(crate) struct Plain<T>(PhantomData<T>);
-
-impl<T: Serialize + DeserializeOwned + Send> Kind for Plain<T> {
-    type Value = T;
-    const RECORDS: bool = false;
-
-    fn encode(value: &T, limit: usize) -> Result<(State, Vec<u8>), Error> {
-        Ok((State::Completed, encode_as(value, limit)?))
-    }
-
-    fn replay(record: &Record) -> Result<T, Error> {
-        record.result()
-    }
-}
-
-/// A result or a final failure.
-pub(crate) struct Recording<T, D>(PhantomData<(T, D)>);
-
-impl<T, D> Kind for Recording<T, D>
-where
-    T: Serialize + DeserializeOwned + Send,
-    D: Serialize + DeserializeOwned + Send,
-{
-    type Value = Result<T, D>;
-    const RECORDS: bool = true;
-
-    fn encode(value: &Result<T, D>, limit: usize) -> Result<(State, Vec<u8>), Error> {
-        match value {
-            Ok(value) => Ok((State::Completed, encode_as(value, limit)?)),
-            Err(failure) => Ok((State::Failed, encode_as(failure, limit)?)),
-        }
-    }
-
-    fn replay(record: &Record) -> Result<Result<T, D>, Error> {
-        match record.state() {
-            State::Failed => record.failure().map(Err),
-            _ => record.result().map(Ok),
+impl Claimed {
+    /// Commits what the closure did, with what `encode` makes of its value; or rolls back.
+    pub(crate) async fn settle<V: Send, E: ClosureError>(
+        self,
+        returned: Result<V, E>,
+        encode: impl FnOnce(&V) -> Result<Option<(State, Vec<u8>)>, Error>,
+    ) -> Settled<V, E> {
+        let error = match returned {
+            Ok(value) => {
+                let encoded = encode(&value);
+                return match self.conclude(encoded).await {
+                    Ok(()) => Settled::Committed(value),
+                    Err(NotCommitted { error, lost }) if lost || error.is_conflict() => {
+                        Settled::Again(E::from(error))
+                    }
+                    Err(NotCommitted { error, .. }) => match error.kind() {
+                        ErrorKind::AtomicityViolation | ErrorKind::CommitUnknown => {
+                            Settled::Unproven(E::from(error))
+                        }
+                        _ => Settled::Failed(E::from(error)),
+                    },
+                };
+            }
+            Err(error) => error,
+        };
+        match (self.abandon().await, guard_violation(&error)) {
+            // More telling than what the closure made of it.
+            (_, Some(violation)) => Settled::Unproven(E::from(violation)),
+            (Ended::Outside, None) => Settled::Unproven(E::from(Error::left_the_transaction(None))),
+            (Ended::Unheard, None) => Settled::Unproven(error),
+            (Ended::Inside, None) if error.is_conflict() => Settled::Again(error),
+            (Ended::Inside, None) => Settled::Failed(error),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! nothing; values are bound. Time is the database's `clock_timestamp()`: `now()` would be the start of the transaction,
 //! and the client's clock is nobody's.
 
+mod message;
 mod verify;
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,6 +15,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
+pub(crate) use self::message::Batch;
 pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
 use crate::transaction::rollback_to_depth;
@@ -73,7 +75,7 @@ SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
 WHERE k.state = 'pending'
 RETURNING state";
 
-/// Whether the key's lock is ours (now): the transactions that claimed the key have all ended.
+/// Whether the lock is ours (now): the transactions that claimed the key, or the batch's own, have all ended.
 const TRY_LOCK: &str = "\
 SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))";
 
@@ -116,9 +118,27 @@ pub(crate) struct Owner {
     pub(crate) attempt: Uuid,
     /// Until then the row, once committed, cannot be purged. By the database's clock.
     pub(crate) expires_at: DateTime<Utc>,
+    /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
+    lock: Box<str>,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it.
     transaction_id: String,
-    serializable: bool,
+    finish: Finish,
+}
+
+/// How the row is finished.
+#[derive(Clone, Copy, Debug)]
+enum Finish {
+    Update,
+    UpdateSerializable,
+    /// A message's is complete; what is left to prove is proven with the COMMIT.
+    AtCommit,
+}
+
+impl Owner {
+    /// What is to be sent instead of a plain COMMIT.
+    pub(crate) fn finish_and_commit(&self) -> Option<String> {
+        matches!(self.finish, Finish::AtCommit).then(|| message::finish_and_commit(self))
+    }
 }
 
 /// What [`look`] found.
@@ -138,7 +158,7 @@ pub(crate) async fn claim(
     operation: &Operation,
     retention: Duration,
 ) -> Result<Option<Owner>, Error> {
-    own(conn, CLAIM, operation, retention).await
+    own(conn, if operation.is_message() { message::CLAIM } else { CLAIM }, operation, retention).await
 }
 
 pub(crate) async fn take_over(
@@ -146,7 +166,7 @@ pub(crate) async fn take_over(
     operation: &Operation,
     retention: Duration,
 ) -> Result<Option<Owner>, Error> {
-    own(conn, TAKE_OVER, operation, retention).await
+    own(conn, if operation.is_message() { message::TAKE_OVER } else { TAKE_OVER }, operation, retention).await
 }
 
 async fn own(
@@ -171,8 +191,13 @@ async fn own(
         key: operation.key().clone(),
         attempt,
         expires_at,
+        lock: operation.key().as_str().into(),
         transaction_id,
-        serializable,
+        finish: match (operation.is_message(), serializable) {
+            (true, _) => Finish::AtCommit,
+            (false, true) => Finish::UpdateSerializable,
+            (false, false) => Finish::Update,
+        },
     }))
 }
 
@@ -199,7 +224,10 @@ pub(crate) async fn finish(
     state: State,
     result: &[u8],
 ) -> Result<bool, sqlx::Error> {
-    let statement = if owner.serializable { FINISH_SERIALIZABLE } else { FINISH };
+    let statement = match owner.finish {
+        Finish::UpdateSerializable => FINISH_SERIALIZABLE,
+        Finish::Update | Finish::AtCommit => FINISH,
+    };
     let stored: Option<String> = sqlx::query_scalar(statement)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
@@ -218,7 +246,7 @@ pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Resu
 pub(crate) async fn try_lock(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {
     sqlx::query_scalar(TRY_LOCK)
         .bind(owner.scope.as_str())
-        .bind(owner.key.as_str())
+        .bind(&*owner.lock)
         .fetch_one(conn)
         .await
         .map_err(Error::of_statement)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgTransactionManager as Manager;
-use sqlx::{Connection, PgConnection, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
@@ -41,6 +41,20 @@ impl Transaction {
     /// Commits. The caller has checked that this is the outermost level.
     pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
         let committed = Manager::commit(&mut self.conn).await;
+        self.is_committed(committed).await
+    }
+
+    /// Commits with this text, which leaves another transaction open, an empty one: it ends when the pool takes the
+    /// connection back, which asks the server in any case.
+    pub(crate) async fn commit_and_chain(mut self, text: String) -> Result<(), sqlx::Error> {
+        let committed = self.conn.execute(AssertSqlSafe(text)).await.map(drop);
+        if committed.is_ok() {
+            Manager::start_rollback(&mut self.conn);
+        }
+        self.is_committed(committed).await
+    }
+
+    async fn is_committed(&mut self, committed: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
         // An error that the server sent also ends the transaction, but sqlx then counts it as open still.
         self.ended = committed.is_ok();
         if let Err(sqlx::Error::Database(_)) = committed {

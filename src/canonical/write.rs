@@ -87,7 +87,7 @@ impl<'e> Serializer for &'e mut Encoder {
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), Error> {
-        self.text(b'b', value);
+        self.bytes(value);
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::Error;
 
-/// The foreign key that refuses to commit a pending row; see `migrations/`.
-const GUARD: &str = "keys_finished_before_commit";
+/// What refuses to commit a pending row, and a message before its finish; see `migrations/`.
+const GUARDS: [&str; 2] = ["keys_finished_before_commit", "messages_finished_before_commit"];
 
 const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
     `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
@@ -24,8 +24,8 @@ const LOST_AT_COMMIT: &str =
     "the connection was lost at COMMIT, and nothing was committed; make the same call again";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
-const GUARDED: &str = "a COMMIT was refused while a key was pending, or the constraint \
-    pgonce.keys_finished_before_commit was made immediate; leave COMMIT to pgonce, do not drop the future of a nested \
+const GUARDED: &str = "a COMMIT was refused while a key was pending or a message unfinished, or the constraint of pgonce.keys that \
+    refuses that was made immediate; leave COMMIT to pgonce, do not drop the future of a nested \
     `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
     committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened (`Idempotency::connect`)";
 const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` \
@@ -60,8 +60,8 @@ impl Error {
             "25P02" => return Self::atomicity(SWALLOWED, Some(error)),
             // no_active_sql_transaction, invalid_savepoint_specification
             "25P01" | "3B001" => return Self::left_the_transaction(Some(error)),
-            // undefined_table, undefined_column, invalid_schema_name
-            "42P01" | "42703" | "3F000" => {
+            // undefined_table, undefined_column, undefined_function, invalid_schema_name
+            "42P01" | "42703" | "42883" | "3F000" => {
                 let missing = format!("{NOT_MIGRATED} ({})", Described(&error));
                 return Self::NotMigrated { missing: vec![missing] };
             }
@@ -83,12 +83,14 @@ impl Error {
         Self::Database { source: error, hint }
     }
 
-    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or the guard.
-    pub(crate) fn of_commit(error: sqlx::Error) -> Self {
-        if error.as_database_error().is_some_and(is_guard) {
-            return Self::atomicity(GUARDED, Some(error));
+    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard; of a message's, also that
+    /// the transaction is not what it was.
+    pub(crate) fn of_commit(error: sqlx::Error, with_finish: bool) -> Self {
+        match error.as_database_error() {
+            Some(database) if is_guard(database) => Self::atomicity(GUARDED, Some(error)),
+            Some(_) if with_finish => Self::of_statement(error),
+            _ => Self::from(error),
         }
-        Self::from(error)
     }
 
     /// The connection was lost at COMMIT, and nothing was committed.
@@ -121,10 +123,13 @@ pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
     matches!(error.code().as_deref(), Some("40001" | "40P01"))
 }
 
-/// A COMMIT was tried while a row was pending, or the constraint was made immediate.
+/// A COMMIT was tried while a row was pending or a message unfinished, or the constraint was made immediate.
 pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
     let schema = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
-    error.code().as_deref() == Some("23503") && error.constraint() == Some(GUARD) && schema == Some("pgonce")
+    // foreign_key_violation, integrity_constraint_violation
+    matches!(error.code().as_deref(), Some("23503" | "23000"))
+        && error.constraint().is_some_and(|constraint| GUARDS.contains(&constraint))
+        && schema == Some("pgonce")
 }
 
 /// Whether the same call may simply be made again.
@@ -145,6 +150,31 @@ pub(super) fn passes_by_itself(error: &sqlx::Error, hint: Option<&'static str>) 
                 })
         }
         _ => false,
+    }
+}
+
+/// Whether everything fails like this, whatever it is about: the connection, the server and the pool, or the program, its grants
+/// and its tables. What a single row or message can bring about is none: constraints, conversions, time-outs, conflicts.
+pub(crate) fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            // Classes: connection exceptions, syntax and access, resources, system and internal errors.
+            ["08", "42", "53", "58", "XX"].iter().any(|class| code.starts_with(class))
+                // read_only_sql_transaction
+                || matches!(code.as_ref(), "25006" | "57P01" | "57P02" | "57P03" | "57P05")
+        }
+        error => matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Configuration(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::BeginFailed
+        ),
     }
 }
 

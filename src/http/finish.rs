@@ -71,7 +71,7 @@ pub(super) async fn finish(
     } else {
         encode_as(&(), limit)
     };
-    match claimed.conclude(stored.map(|stored| (state, stored))).await {
+    match claimed.conclude(stored.map(|stored| Some((state, stored)))).await {
         Ok(()) => {
             if replayable {
                 head.headers.extend(expires);

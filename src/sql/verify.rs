@@ -16,6 +16,13 @@ WITH needed_column (name) AS (
                AS disabled
     FROM pg_catalog.pg_constraint c JOIN keys ON keys.oid = c.conrelid
     WHERE c.conname = 'keys_finished_before_commit'
+), message_guard AS (
+    SELECT t.tginitdeferred AS deferred, t.tgenabled NOT IN ('O', 'A') AS disabled
+    FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
+    WHERE t.tgname = 'messages_finished_before_commit'
+), finish AS (
+    SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'pgonce' AND p.proname = 'finish'
 )
 SELECT 'table pgonce.keys is missing' AS problem,
        'call `pgonce::migrate(&pool)` as the owner of the database, or run `sqlx migrate run` in the folder of the '
@@ -50,6 +57,23 @@ SELECT 'the triggers of keys_finished_before_commit are disabled',
        'nothing keeps a pending key from being committed: ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
 FROM guard
 WHERE disabled
+UNION ALL
+SELECT 'the trigger messages_finished_before_commit is missing, not deferred or disabled',
+       'nothing keeps an unfinished message from being committed: apply the migrations of this release with '
+       '`pgonce::migrate(&pool)` or `sqlx migrate run`, or ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
+FROM keys
+WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred AND NOT disabled)
+UNION ALL
+SELECT 'the function pgonce.finish is missing',
+       'no message can be committed: apply the migrations of this release with `pgonce::migrate(&pool)` or '
+       '`sqlx migrate run`'
+FROM keys
+WHERE NOT EXISTS (SELECT FROM finish)
+UNION ALL
+SELECT pg_catalog.format('role %I lacks EXECUTE on function pgonce.finish', current_user),
+       pg_catalog.format('GRANT EXECUTE ON FUNCTION pgonce.finish TO %I', current_user)
+FROM finish
+WHERE NOT pg_catalog.has_function_privilege(finish.oid, 'EXECUTE')
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the trigger %I', t.tgname),
        pg_catalog.format('it fires before, and may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname)

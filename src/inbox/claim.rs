@@ -1,0 +1,104 @@
+//! The claim of a batch: which of its messages are fresh. Private.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Inbox, Message};
+use crate::claim::Claimed;
+use crate::sql::{Batch, Owner};
+use crate::transaction::Transaction;
+use crate::{Error, Fingerprint, protocol};
+
+/// What the messages of a part are, by their places in the batch.
+#[derive(Default)]
+pub(super) struct Sorted {
+    pub(super) fresh: Vec<usize>,
+    pub(super) duplicates: Vec<usize>,
+    /// Their ids belong to other contents.
+    pub(super) mismatched: Vec<usize>,
+}
+
+impl Inbox {
+    /// Claims what is fresh in this part, whose ids are all different. Without anything fresh there is no claim.
+    pub(super) async fn claim_part<B>(
+        &self,
+        messages: &[Message<B>],
+        part: &[usize],
+    ) -> Result<(Sorted, Option<Claimed>), Error> {
+        let mut transaction = self.idempotency.begin(self.idempotency.isolation).await?;
+        match self.sort(&mut transaction, messages, part).await {
+            Ok((sorted, Some(owner))) => {
+                Ok((sorted, Some(Claimed::new(transaction, owner, self.idempotency.clone()))))
+            }
+            Ok((sorted, None)) => {
+                transaction.rollback().await;
+                Ok((sorted, None))
+            }
+            Err(error) => {
+                transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn sort<B>(
+        &self,
+        transaction: &mut Transaction,
+        messages: &[Message<B>],
+        part: &[usize],
+    ) -> Result<(Sorted, Option<Owner>), Error> {
+        let conn = transaction.connection();
+        let batch = Batch { scope: &self.consumer, attempt: Uuid::new_v4(), retention: self.retention };
+        let nothing = Fingerprint::of_nothing();
+        let fingerprint = |at: usize| messages[at].fingerprint().unwrap_or(&nothing);
+        let mut open: HashMap<&str, usize> =
+            part.iter().map(|&at| (messages[at].id().as_str(), at)).collect();
+        let mut sorted = Sorted::default();
+        let mut owner = None;
+        // A second round needs another transaction to have finished or removed a row in between.
+        for _ in 0..protocol::MAX_ROUNDS {
+            let (keys, fingerprints) = columns(&open, fingerprint);
+            let (claimed, owner_of_these) = batch.claim(conn, &keys, &fingerprints).await?;
+            owner = owner.or(owner_of_these);
+            sorted.fresh.extend(claimed.iter().filter_map(|key| open.remove(key.as_str())));
+            if open.is_empty() {
+                break;
+            }
+            let mut expired = false;
+            for row in batch.look(conn, &columns(&open, fingerprint).0).await? {
+                if row.pending {
+                    return Err(protocol::visible_pending(&self.consumer));
+                }
+                if row.expired {
+                    expired = true;
+                } else if let Some(at) = open.remove(row.key.as_str()) {
+                    let is_same =
+                        row.fingerprint.is_some_and(|stored| fingerprint(at).is_of_the_same(&stored));
+                    if is_same { &mut sorted.duplicates } else { &mut sorted.mismatched }.push(at);
+                }
+            }
+            if expired {
+                let (keys, fingerprints) = columns(&open, fingerprint);
+                let (taken, owner_of_these) = batch.take_over(conn, &keys, &fingerprints).await?;
+                owner = owner.or(owner_of_these);
+                sorted.fresh.extend(taken.iter().filter_map(|key| open.remove(key.as_str())));
+            }
+            if open.is_empty() {
+                break;
+            }
+        }
+        if !open.is_empty() {
+            return Err(protocol::neither_inserted_nor_seen());
+        }
+        sorted.fresh.sort_unstable();
+        Ok((sorted, owner))
+    }
+}
+
+fn columns<'m>(
+    open: &HashMap<&'m str, usize>,
+    fingerprint: impl Fn(usize) -> &'m Fingerprint,
+) -> (Vec<&'m str>, Vec<&'m [u8]>) {
+    open.iter().map(|(&key, &at)| (key, fingerprint(at).as_bytes().as_slice())).unzip()
+}

@@ -7,7 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use pgonce::{Claim, ClosureError, Error, Idempotency, IdempotencyKey, Operation, Outcome, Scope};
+use pgonce::{
+    BatchClosure, BatchReport, Claim, ClosureError, Delivery, Error, Handled, Idempotency, IdempotencyKey,
+    Inbox, Message, Operation, Outcome, Scope,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -66,6 +69,85 @@ fn in_a_task(idempotency: Idempotency, operation: Operation, request: ChargeRequ
         idempotency.purge_expired(100).await?;
         transaction.commit().await.map_err(Error::from)
     });
+}
+
+// A consumer in a task.
+#[allow(dead_code, reason = "compiling is the test")]
+fn consumer_in_a_task(inbox: Inbox, request: ChargeRequest) {
+    tokio::spawn(async move {
+        inbox.process("evt_1", async |conn| charge(conn, &request).await).await?;
+        let owned = request.clone();
+        inbox.process_once("evt_2", async move |conn| charge(conn, &owned).await).await?;
+        let events = vec![Message::new(IdempotencyKey::new_v4()).with_body(request)];
+        let report = inbox
+            .process_batch(&events, async |conn, fresh| {
+                for message in fresh {
+                    charge(conn, message.body()).await?;
+                }
+                Ok::<_, Error>(fresh.len())
+            })
+            .await?;
+        let _acknowledged =
+            events.iter().zip(&report.messages).filter(|(_, handled)| handled.is_committed()).count();
+        Ok::<_, Error>(())
+    });
+}
+
+// A function instead of a closure.
+#[allow(dead_code, reason = "compiling is the test")]
+async fn a_batch_with_a_function(
+    inbox: Inbox,
+    events: Vec<Message<ChargeRequest>>,
+) -> Result<(), anyhow::Error> {
+    async fn charge_all(
+        conn: &mut PgConnection,
+        fresh: &[&Message<ChargeRequest>],
+    ) -> Result<(), anyhow::Error> {
+        for message in fresh {
+            charge(conn, message.body()).await?;
+        }
+        Ok(())
+    }
+    let report: BatchReport<(), anyhow::Error> = inbox.process_batch(&events, charge_all).await?;
+    // Bodies that borrow.
+    let amounts: Vec<_> =
+        events.iter().map(|event| Message::new(event.id().clone()).with_body(&event.body().amount)).collect();
+    let sum = async |_: &mut PgConnection, fresh: &[&Message<&i64>]| {
+        anyhow::Ok(fresh.iter().map(|message| **message.body()).sum::<i64>())
+    };
+    inbox.process_batch(&amounts, sum).await?;
+    for handled in report.messages {
+        if let Handled::Failed(error) = handled {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+// A wrapper that hands the closure of a batch on, as a boxed future.
+#[allow(dead_code, reason = "compiling is the test")]
+fn boxed_batch<'a, T, F>(
+    inbox: &'a Inbox,
+    events: &'a [Message<ChargeRequest>],
+    closure: F,
+) -> Pin<Box<dyn Future<Output = Result<BatchReport<T, Error>, Error>> + Send + 'a>>
+where
+    F: for<'c, 'f, 'm> BatchClosure<
+            &'c mut PgConnection,
+            &'f [&'m Message<ChargeRequest>],
+            Result<T, Error>,
+            Fut: Send,
+        > + Clone
+        + Send
+        + 'a,
+    T: Send + 'a,
+{
+    Box::pin(inbox.process_batch(events, closure))
+}
+
+#[allow(dead_code, reason = "compiling is the test")]
+async fn a_message_with_errors_of_ones_own(inbox: &Inbox) -> Result<Delivery<Receipt>, ChargeError> {
+    inbox.process("evt_1", async |conn| Ok(charge(conn, &ChargeRequest { amount: 1 }).await?)).await
 }
 
 // Behind a `Send` bound, generic in everything.

@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::sync::Once;
 use std::time::Duration;
 
-use pgonce::{Error, Idempotency, Operation, Outcome};
-use sqlx::PgPool;
+use pgonce::{Error, Idempotency, Message, Operation, Outcome};
+use sqlx::{Connection, PgConnection, PgPool};
 use support::{Database, key, operation, scope};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
@@ -135,6 +135,86 @@ async fn a_replay_is_two_statements_without_wal_without_row_lock() {
     assert!(quiet, "a replay writes WAL");
     let row_after: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
     assert_eq!(row_before, row_after, "a replay locked the row");
+}
+
+/// A message has no result to store. What proves that its transaction is alive travels with the COMMIT.
+#[tokio::test]
+async fn a_message_is_one_statement_beyond_begin_and_commit_and_so_is_a_batch() {
+    collect_logs();
+    let db = Database::new().await;
+    let inbox = warm(&db).await.inbox(scope());
+    let batch = |name: &str| (0..100).map(|n| Message::new(key(&format!("{name}-{n}")))).collect::<Vec<_>>();
+    let nothing = async |_: &mut PgConnection, _: &[&Message]| Ok::<_, Error>(());
+    for _ in 0..2 {
+        inbox.process(uuid::Uuid::new_v4(), async |_| Ok::<_, Error>(())).await.unwrap();
+        inbox.process_batch(&batch("warm"), nothing).await.unwrap();
+    }
+    take_statements();
+
+    inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
+    let single = take_statements();
+    inbox.process_batch(&batch("fresh"), nothing).await.unwrap();
+    let many = take_statements();
+    for statements in [single, many] {
+        assert_eq!(statements.len(), 2, "{statements:#?}");
+        assert!(statements[0].contains("INSERT INTO pgonce.keys"), "{statements:#?}");
+        assert!(statements[1].contains("COMMIT AND CHAIN"), "{statements:#?}");
+    }
+
+    // One version of each row: nothing for the vacuum to do.
+    let written = "SELECT count(*) FILTER (WHERE xmax = '0'), count(DISTINCT xmin::text) FROM pgonce.keys
+                   WHERE key = 'evt-1' OR key LIKE 'fresh-%'";
+    let (rows, transactions): (i64, i64) = sqlx::query_as(written).fetch_one(&db.pool).await.unwrap();
+    assert_eq!((rows, transactions), (101, 2));
+
+    // The connection is in no transaction when it comes back, though the COMMIT had opened another one.
+    let mut conn = inbox.idempotency().pool().acquire().await.unwrap();
+    conn.ping().await.unwrap();
+    let (backend,): (i32,) = sqlx::query_as("SELECT pg_backend_pid()").fetch_one(&mut *conn).await.unwrap();
+    let state: String = sqlx::query_scalar("SELECT state FROM pg_stat_activity WHERE pid = $1")
+        .bind(backend)
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(state, "idle");
+}
+
+#[tokio::test]
+async fn duplicates_are_two_statements_without_wal_without_row_lock() {
+    collect_logs();
+    let db = Database::new().await;
+    let inbox = warm(&db).await.inbox(scope());
+    let batch: Vec<_> = (0..20).map(|n| Message::new(key(&format!("evt-{n}")))).collect();
+    let nothing = async |_: &mut PgConnection, _: &[&Message]| Ok::<_, Error>(());
+    inbox.process_batch(&batch, nothing).await.unwrap();
+    for statement in ["VACUUM pgonce.keys", "CHECKPOINT"] {
+        sqlx::raw_sql(statement).execute(&db.pool).await.unwrap();
+    }
+    let row = "SELECT string_agg(concat(xmin, xmax, ctid), ' ' ORDER BY key) FROM pgonce.keys";
+    let rows_before: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
+    for single in [true, false] {
+        // See `a_replay_is_two_statements_without_wal_without_row_lock`.
+        let mut quiet = false;
+        for _ in 0..2000 {
+            let before = wal_position(&db.pool).await;
+            take_statements();
+            if single {
+                assert!(inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap().is_duplicate());
+            } else {
+                assert!(inbox.process_batch(&batch, nothing).await.unwrap().results.is_empty());
+            }
+            let statements = take_statements();
+            assert_eq!(statements.len(), 3, "{statements:#?}");
+            assert!(statements[2].contains("ROLLBACK"), "{statements:#?}");
+            if wal_position(&db.pool).await == before {
+                quiet = true;
+                break;
+            }
+        }
+        assert!(quiet, "a duplicate writes WAL (single: {single})");
+    }
+    let rows_after: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
+    assert_eq!(rows_before, rows_after, "a duplicate locked its row");
 }
 
 #[tokio::test]

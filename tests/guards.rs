@@ -2,74 +2,11 @@
 
 mod support;
 
-use futures_util::FutureExt;
 use pgonce::{Error, ErrorKind, Idempotency, Isolation};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Executor, PgConnection};
+use support::deed::*;
 use support::{Database, charge, operation};
-
-/// What the closure does after its charge of 42.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Deed {
-    SwallowAnError,
-    Commit,
-    CommitAndChain,
-    CommitSwallowed,
-    SetConstraintsImmediate,
-    Rollback,
-    RollbackAndBeginAgain,
-    BeginWith,
-    BeginOnAbortedSwallowed,
-    CancelNestedBegin,
-    ForgetNested,
-    /// Not a deed against the transaction: `BEGIN` in a transaction is only a warning.
-    RawBegin,
-}
-
-use Deed::*;
-
-const ALL: [Deed; 11] = [
-    SwallowAnError,
-    Commit,
-    CommitAndChain,
-    CommitSwallowed,
-    SetConstraintsImmediate,
-    Rollback,
-    RollbackAndBeginAgain,
-    BeginWith,
-    BeginOnAbortedSwallowed,
-    CancelNestedBegin,
-    ForgetNested,
-];
-
-async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
-    charge(conn, 42).await?;
-    match deed {
-        SwallowAnError => drop(conn.execute("SELECT 1 / 0").await),
-        Commit => conn.execute("COMMIT").await.map(drop)?,
-        CommitAndChain => conn.execute("COMMIT AND CHAIN").await.map(drop)?,
-        CommitSwallowed => drop(conn.execute("COMMIT").await),
-        SetConstraintsImmediate => conn.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop)?,
-        Rollback => conn.execute("ROLLBACK").await.map(drop)?,
-        RollbackAndBeginAgain => conn.execute("ROLLBACK; BEGIN").await.map(drop)?,
-        BeginWith => drop(conn.begin_with("BEGIN").await),
-        BeginOnAbortedSwallowed => {
-            drop(conn.execute("SELECT 1 / 0").await);
-            drop(conn.begin().await);
-        }
-        // Until it is dropped while it waits for its answer.
-        CancelNestedBegin => while conn.begin().now_or_never().is_some() {},
-        ForgetNested => std::mem::forget(conn.begin().await?),
-        RawBegin => conn.execute("BEGIN").await.map(drop)?,
-    }
-    Ok(())
-}
-
-/// What it writes after the deed; on a plain pool this may be committed by itself.
-async fn write_on(conn: &mut PgConnection) -> Result<(), Error> {
-    conn.execute("INSERT INTO ledger (amount) VALUES (666)").await?;
-    Ok(())
-}
 
 async fn hardened(db: &Database) -> Idempotency {
     let pool = PgPoolOptions::new().max_connections(4);

@@ -136,11 +136,15 @@ async fn without_migrations_every_call_says_what_to_do() {
     let db = Database::empty().await;
     let idempotency = db.idempotency();
     let (scope, key) = (support::scope(), support::key("order-1"));
+    let inbox = idempotency.inbox(scope.clone());
+    let batch = [pgonce::Message::new(key.clone())];
     let errors = [
         idempotency.execute(&operation(), async |_| Ok::<_, Error>(1)).await.unwrap_err(),
         idempotency.claim(&operation()).await.unwrap_err(),
         idempotency.find(&scope, &key).await.unwrap_err(),
         idempotency.purge_expired(1).await.unwrap_err(),
+        inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap_err(),
+        inbox.process_batch(&batch, async |_, _| Ok::<_, Error>(())).await.unwrap_err(),
         pgonce::verify(&db.pool).await.unwrap_err(),
     ];
     for error in errors {
@@ -162,10 +166,16 @@ async fn verify_names_each_thing_that_is_missing_and_its_remedy() {
             "ALTER TABLE pgonce.keys ALTER CONSTRAINT keys_finished_before_commit NOT DEFERRABLE",
             "not deferred",
         ),
+        ("ALTER TABLE pgonce.keys DISABLE TRIGGER ALL", "messages_finished_before_commit are disabled"),
         (
-            "ALTER TABLE pgonce.keys DISABLE TRIGGER ALL",
-            "triggers of keys_finished_before_commit are disabled",
+            "ALTER TABLE pgonce.keys DISABLE TRIGGER messages_finished_before_commit",
+            "messages_finished_before_commit are disabled",
         ),
+        (
+            "DROP TRIGGER messages_finished_before_commit ON pgonce.keys",
+            "messages_finished_before_commit is missing",
+        ),
+        ("DROP FUNCTION pgonce.finish", "the function pgonce.finish is missing"),
         ("ALTER TABLE pgonce.keys DROP CONSTRAINT keys_pkey", "primary key"),
         ("ALTER TABLE pgonce.keys DROP COLUMN attempt", "column pgonce.keys.attempt is missing"),
         ("DROP VIEW pgonce.readable_keys; DROP TABLE pgonce.keys", "table pgonce.keys is missing"),
@@ -179,11 +189,13 @@ async fn verify_names_each_thing_that_is_missing_and_its_remedy() {
         let Error::NotMigrated { missing, .. } = error else { panic!() };
         assert_eq!(missing.len(), 1, "{damage}: {missing:?}");
         // Where the remedy is a statement, it works.
-        if let Some((_, statement)) = missing[0].split_once("ALTER TABLE")
-            && expected != "not deferred"
-        {
-            run(&db.pool, &format!("ALTER TABLE{statement}")).await;
-            pgonce::verify(&db.pool).await.unwrap();
+        for begin in ["ALTER TABLE", "CREATE CONSTRAINT TRIGGER"] {
+            if let Some((_, statement)) = missing[0].split_once(begin)
+                && expected != "not deferred"
+            {
+                run(&db.pool, &format!("{begin}{statement}")).await;
+                pgonce::verify(&db.pool).await.unwrap();
+            }
         }
     }
 }
@@ -237,6 +249,20 @@ async fn a_role_that_owns_nothing_works_with_the_documented_grants_alone() {
     }
     let hardened = Idempotency::connect(db.options().username(&role).password("secret")).await.unwrap();
     assert!(hardened.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap().is_replayed());
+    // Nor does an inbox; its last statement is a function, which everybody may call unless somebody has taken that away.
+    let inbox = idempotency.inbox(pgonce::Scope::new("consumer").unwrap());
+    inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
+    assert!(inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap().is_duplicate());
+    run(&db.pool, "REVOKE EXECUTE ON FUNCTION pgonce.finish FROM PUBLIC").await;
+    let error = pgonce::verify(&app).await.unwrap_err();
+    let grant = format!("GRANT EXECUTE ON FUNCTION pgonce.finish TO {role}");
+    assert!(error.to_string().contains(&grant), "{error}");
+    let error = inbox.process("evt-2", async |_| Ok::<_, Error>(())).await.unwrap_err();
+    assert!(error.to_string().contains("grant") && error.to_string().contains("verify"), "{error}");
+    run(&db.pool, &grant).await;
+    pgonce::verify(&app).await.unwrap();
+    inbox.process("evt-2", async |_| Ok::<_, Error>(())).await.unwrap();
+    run(&db.pool, "DELETE FROM pgonce.keys WHERE scope = 'consumer'").await;
     // The guard needs no grant either.
     let commits = pgonce::Operation::new(support::scope(), support::key("order-2"));
     let error = idempotency
@@ -309,6 +335,34 @@ async fn a_hostile_search_path_redirects_nothing() {
     assert_eq!(db.count("pgonce.keys").await, 1);
 }
 
+/// From before messages: what is there stays, and whoever uses the inbox too early is told.
+#[tokio::test]
+async fn the_second_migration_keeps_the_keys_and_the_inbox_asks_for_it() {
+    let db = Database::empty().await;
+    run(&db.pool, pgonce::MIGRATIONS[0].up).await;
+    works(&db.pool).await;
+    let inbox = db.idempotency().inbox(support::scope());
+    for batch in [false, true] {
+        let message = pgonce::Message::new(support::key("evt-1"));
+        let error = if batch {
+            inbox.process_batch(&[message], async |_, _| Ok::<_, Error>(())).await.unwrap_err()
+        } else {
+            inbox.process(&message, async |_| Ok::<_, Error>(())).await.unwrap_err()
+        };
+        assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+    }
+    let error = pgonce::verify(&db.pool).await.unwrap_err();
+    assert!(error.to_string().contains("pgonce.finish is missing"), "{error}");
+    run(&db.pool, pgonce::MIGRATIONS[1].up).await;
+    pgonce::verify(&db.pool).await.unwrap();
+    works(&db.pool).await;
+    inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
+    // Down again: the keys stay, the messages go.
+    run(&db.pool, pgonce::MIGRATIONS[1].down).await;
+    works(&db.pool).await;
+    assert_eq!(db.count("pgonce.keys").await, 1);
+}
+
 #[tokio::test]
 async fn the_view_shows_the_result_as_text() {
     let db = Database::new().await;
@@ -345,7 +399,11 @@ SELECT line FROM (
     UNION ALL
     SELECT 'definition ' || indexdef FROM pg_indexes WHERE schemaname = 'pgonce'
     UNION ALL
-    SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'pgonce'::regnamespace
+    SELECT format('function %s(%s)', proname, pg_get_function_identity_arguments(oid)) FROM pg_proc
+    WHERE pronamespace = 'pgonce'::regnamespace
+    UNION ALL
+    SELECT 'trigger ' || pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = 'pgonce'::regnamespace AND NOT t.tgisinternal
 ) AS lines WHERE line NOT LIKE '%sqlx_migrations%' ORDER BY line COLLATE \"C\"";
 
 #[tokio::test]

@@ -61,10 +61,9 @@ impl Error {
             // no_active_sql_transaction, invalid_savepoint_specification
             "25P01" | "3B001" => return Self::left_the_transaction(Some(error)),
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
-            "42P01" | "42703" | "42883" | "3F000" => {
-                let missing = format!("{NOT_MIGRATED} ({})", Described(&error));
-                return Self::NotMigrated { missing: vec![missing] };
-            }
+            "42P01" | "42703" | "42883" | "3F000" => return Self::not_migrated(&error),
+            // check_violation: an older schema refuses what this release writes.
+            "23514" if constraint(database) == Some("keys_state") => return Self::not_migrated(&error),
             // insufficient_privilege
             "42501" => Some(GRANTS),
             // read_only_sql_transaction
@@ -74,6 +73,10 @@ impl Error {
             _ => None,
         };
         Self::Database { source: error, hint }
+    }
+
+    fn not_migrated(error: &sqlx::Error) -> Self {
+        Self::NotMigrated { missing: vec![format!("{NOT_MIGRATED} ({})", Described(error))] }
     }
 
     /// An error of BEGIN. A standby refuses READ WRITE with 0A000, feature_not_supported.
@@ -125,11 +128,15 @@ pub(crate) fn is_conflict(error: &(dyn DatabaseError + 'static)) -> bool {
 
 /// A COMMIT was tried while a row was pending or a message unfinished, or the constraint was made immediate.
 pub(crate) fn is_guard(error: &(dyn DatabaseError + 'static)) -> bool {
-    let schema = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
     // foreign_key_violation, integrity_constraint_violation
     matches!(error.code().as_deref(), Some("23503" | "23000"))
-        && error.constraint().is_some_and(|constraint| GUARDS.contains(&constraint))
-        && schema == Some("pgonce")
+        && constraint(error).is_some_and(|constraint| GUARDS.contains(&constraint))
+}
+
+/// The constraint of ours by which the statement failed.
+fn constraint<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<&'e str> {
+    let schema = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::schema);
+    error.constraint().filter(|_| schema == Some("pgonce"))
 }
 
 /// Whether the same call may simply be made again.

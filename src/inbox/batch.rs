@@ -87,13 +87,13 @@ impl Inbox {
     ///
     /// When the closure panics. Its transaction is rolled back and the connection closed; parts that were committed before that
     /// stay, and are duplicates when they come again.
-    pub async fn process_batch<'m, B, T, E, F>(
+    pub async fn process_batch<B, T, E, F>(
         &self,
-        messages: &'m [Message<B>],
+        messages: &[Message<B>],
         closure: F,
     ) -> Result<BatchReport<T, E>, E>
     where
-        F: for<'c> BatchClosure<&'c mut PgConnection, Vec<&'m Message<B>>, Result<T, E>, Fut: Send>
+        F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
             + Clone
             + Send,
         B: Sync,
@@ -105,13 +105,13 @@ impl Inbox {
         self.process_parts(messages, closure).instrument(span).await
     }
 
-    async fn process_parts<'m, B, T, E, F>(
+    async fn process_parts<B, T, E, F>(
         &self,
-        messages: &'m [Message<B>],
+        messages: &[Message<B>],
         closure: F,
     ) -> Result<BatchReport<T, E>, E>
     where
-        F: for<'c> BatchClosure<&'c mut PgConnection, Vec<&'m Message<B>>, Result<T, E>, Fut: Send>
+        F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
             + Clone
             + Send,
         B: Sync,
@@ -150,24 +150,22 @@ impl Inbox {
                 }
             }
         }
-        for at in 0..messages.len() {
-            if first[at] != at {
-                report.messages[at] = self.second_of_an_id(messages, first[at], at, &report);
-            }
+        for (at, &first) in first.iter().enumerate().filter(|(at, first)| at != *first) {
+            report.messages[at] = self.second_of_an_id(messages, first, at, &report);
         }
         Ok(report)
     }
 
     /// Processes the messages of this part in one transaction, and reports what became of them.
-    async fn process_part<'m, B, T, E, F>(
+    async fn process_part<B, T, E, F>(
         &self,
-        messages: &'m [Message<B>],
+        messages: &[Message<B>],
         part: &[usize],
         closure: F,
         report: &mut BatchReport<T, E>,
     ) -> Result<(), NotProcessed<E>>
     where
-        F: for<'c> BatchClosure<&'c mut PgConnection, Vec<&'m Message<B>>, Result<T, E>, Fut: Send>
+        F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
             + Clone
             + Send,
         B: Sync,
@@ -180,8 +178,8 @@ impl Inbox {
                 Ok((sorted, claimed)) => {
                     self.report_known(&sorted, messages, report);
                     let Some(mut claimed) = claimed else { return Ok(()) };
-                    let copies: Vec<_> = sorted.fresh.iter().map(|&at| &messages[at]).collect();
-                    let returned = closure.clone()(claimed.connection(), copies).await;
+                    let batch: Vec<_> = sorted.fresh.iter().map(|&at| &messages[at]).collect();
+                    let returned = closure.clone()(claimed.connection(), &batch).await;
                     match claimed.settle(returned, |_| Ok(None)).await {
                         Settled::Committed(value) => {
                             debug!(messages = sorted.fresh.len(), "committed the writes and the messages");

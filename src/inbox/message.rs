@@ -49,6 +49,9 @@ impl<B> Message<B> {
 
     /// Puts in what [`process_batch`](crate::Inbox::process_batch) hands to its closure: the payload, an event, the broker's own
     /// message. It is not stored.
+    ///
+    /// What is processed inside of a spawned task must own its data: there the compiler wants a closure that takes borrowed
+    /// bodies of *every* lifetime. Put in an owned one then, or the message's place in a list of your own.
     pub fn with_body<C>(self, body: C) -> Message<C> {
         Message { id: self.id, fingerprint: self.fingerprint, body }
     }

@@ -53,16 +53,19 @@ SELECT 'the constraint keys_finished_before_commit is missing or not deferred',
 FROM keys
 WHERE NOT EXISTS (SELECT FROM guard WHERE deferred)
 UNION ALL
-SELECT 'the triggers of keys_finished_before_commit are disabled',
-       'nothing keeps a pending key from being committed: ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
-FROM guard
-WHERE disabled
+SELECT 'triggers of keys_finished_before_commit or messages_finished_before_commit are disabled',
+       'nothing keeps a pending key or an unfinished message from being committed: '
+       'ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
+WHERE EXISTS (SELECT FROM guard WHERE disabled) OR EXISTS (SELECT FROM message_guard WHERE disabled)
 UNION ALL
-SELECT 'the trigger messages_finished_before_commit is missing, not deferred or disabled',
+SELECT 'the trigger messages_finished_before_commit is missing or not deferred',
        'nothing keeps an unfinished message from being committed: apply the migrations of this release with '
-       '`pgonce::migrate(&pool)` or `sqlx migrate run`, or ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
+       '`pgonce::migrate(&pool)` or `sqlx migrate run`; where they are applied, restore it with '
+       'CREATE CONSTRAINT TRIGGER messages_finished_before_commit AFTER INSERT OR UPDATE OF state ON pgonce.keys '
+       'DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = ''completed'' AND NEW.result IS NULL) '
+       'EXECUTE FUNCTION pgonce.refuse_unfinished()'
 FROM keys
-WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred AND NOT disabled)
+WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred)
 UNION ALL
 SELECT 'the function pgonce.finish is missing',
        'no message can be committed: apply the migrations of this release with `pgonce::migrate(&pool)` or '

@@ -64,7 +64,8 @@ pub(super) fn places(conversation: &[Message]) -> Vec<Place> {
     let mut places = Vec::new();
     for message in conversation {
         if let ("Query" | "Parse", sql) = message.parts() {
-            statements.insert(message.connection, shortened(sql));
+            let statement = if commits(sql) { COMMIT.to_owned() } else { shortened(sql) };
+            statements.insert(message.connection, statement);
         }
         if let Some(statement) = statements.get(&message.connection) {
             places.push(Place { message: message.clone(), statement: statement.clone() });
@@ -104,7 +105,12 @@ impl Place {
 }
 
 pub(super) fn is_commit(message: &Message) -> bool {
-    message.side == Side::Client && message.parts() == ("Query", COMMIT)
+    message.side == Side::Client && matches!(message.parts(), ("Query", sql) if commits(sql))
+}
+
+/// Whether it is a COMMIT of pgonce's. An inbox's comes together with what proves that its transaction is alive.
+fn commits(sql: &str) -> bool {
+    sql == COMMIT || sql.starts_with("SELECT pgonce.finish(")
 }
 
 const COMMIT: &str = "COMMIT";

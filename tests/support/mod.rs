@@ -1,6 +1,7 @@
 //! What every test binary needs: a database of its own, and a bank in it.
 #![allow(dead_code, reason = "each binary uses another part")]
 
+pub mod deed;
 pub mod private;
 
 use std::pin::pin;

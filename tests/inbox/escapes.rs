@@ -1,0 +1,134 @@
+//! What a careless closure can do to its transaction: the same guards as for `execute`.
+
+use pgonce::{Error, ErrorKind, Idempotency, Inbox, Isolation};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor, PgConnection};
+
+use super::scene::{consumer, messages};
+use super::support::deed::*;
+use super::support::{Database, charge};
+
+const ISOLATIONS: [Isolation; 3] =
+    [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable];
+
+async fn commit_deed_and_write_on(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
+    commit_deed(conn, deed).await?;
+    // On an aborted transaction it fails; a careless closure does not look.
+    drop(write_on(conn).await);
+    Ok(())
+}
+
+async fn process(inbox: &Inbox, batch: bool, deed: Deed) -> Result<(), Error> {
+    if batch {
+        let two = messages(["evt-1", "evt-2"]);
+        let report =
+            inbox.process_batch(&two, async |conn, _| commit_deed_and_write_on(conn, deed).await).await?;
+        assert!(report.is_complete());
+    } else {
+        inbox.process("evt-1", async |conn| commit_deed_and_write_on(conn, deed).await).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_deed_is_reported_and_the_message_is_free() {
+    for batch in [false, true] {
+        for deed in ALL {
+            let db = Database::new().await;
+            let inbox = db.idempotency().inbox(consumer());
+            let error = process(&inbox, batch, deed).await.expect_err(&format!("{deed:?}"));
+            assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}: {error}");
+            assert!(!error.is_retryable(), "{deed:?}");
+            assert!(error.to_string().len() > 100, "{deed:?}: it must say what to do: {error}");
+            assert_eq!(db.count("pgonce.keys").await, 0, "{deed:?}: a message was left");
+            assert_eq!(db.balance("alice").await, 1000, "{deed:?}: money moved");
+            sqlx::raw_sql("TRUNCATE ledger").execute(&db.pool).await.unwrap();
+            let retry = inbox.process("evt-1", async |conn| charge(conn, 42).await).await.unwrap();
+            assert!(!retry.is_duplicate(), "{deed:?}");
+            db.assert_charged_once().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
+    let db = Database::new().await;
+    let pool = PgPoolOptions::new().max_connections(4);
+    let hardened = Idempotency::connect_with(pool, db.options()).await.unwrap();
+    for isolation in ISOLATIONS {
+        let inbox = hardened.clone().with_isolation(isolation).inbox(consumer());
+        for (batch, deed) in [false, true].into_iter().flat_map(|batch| ALL.map(|deed| (batch, deed))) {
+            let error = process(&inbox, batch, deed).await.expect_err(&format!("{deed:?}"));
+            assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{isolation:?}, {deed:?}: {error}");
+            db.assert_untouched().await;
+        }
+    }
+    let inbox = hardened.inbox(consumer());
+    process(&inbox, false, RawBegin).await.unwrap();
+    assert!(inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap().is_duplicate());
+}
+
+#[tokio::test]
+async fn an_escape_is_reported_even_if_the_closure_then_fails() {
+    for deed in [Commit, Rollback, RollbackAndBeginAgain] {
+        let db = Database::new().await;
+        let inbox = db.idempotency().inbox(consumer());
+        let error = inbox
+            .process("evt-1", async |conn| {
+                // The COMMIT itself is refused.
+                drop(commit_deed(conn, deed).await);
+                drop(write_on(conn).await);
+                Err::<(), _>(Error::from(sqlx::Error::RowNotFound))
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}: {error}");
+        assert_eq!(db.count("pgonce.keys").await, 0, "{deed:?}");
+        assert_eq!(db.balance("alice").await, 1000, "{deed:?}");
+    }
+}
+
+/// The database alone holds it, also against whoever is not pgonce.
+#[tokio::test]
+async fn no_message_is_committed_without_the_finish() {
+    let db = Database::new().await;
+    let by_hand = "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, created_at, completed_at, expires_at)
+        SELECT 's', 'k', decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', now(), now(), now()";
+    let error = sqlx::raw_sql(by_hand).execute(&db.pool).await.unwrap_err();
+    assert!(error.to_string().contains("before pgonce.finish was called"), "{error}");
+    assert_eq!(db.count("pgonce.keys").await, 0);
+
+    let mut transaction = db.pool.begin().await.unwrap();
+    transaction.execute(by_hand).await.unwrap();
+    transaction.execute("SELECT pgonce.finish(pg_current_xact_id())").await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(db.count("pgonce.keys").await, 1);
+
+    // What was finished is over with its transaction.
+    let mut transaction = db.pool.begin().await.unwrap();
+    transaction.execute("DELETE FROM pgonce.keys").await.unwrap();
+    transaction.execute(by_hand).await.unwrap();
+    transaction.commit().await.unwrap_err();
+    assert_eq!(db.count("pgonce.keys").await, 1);
+    let error = sqlx::raw_sql("SELECT pgonce.finish('1')").execute(&db.pool).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25P01"));
+}
+
+#[tokio::test]
+async fn a_message_inside_of_an_operation_and_an_operation_inside_of_a_message() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    let inbox = idempotency.inbox(consumer());
+    for expected in [false, true] {
+        let delivery = inbox
+            .process("evt-1", async |conn| {
+                let operation = super::support::operation();
+                idempotency.execute_in(conn, &operation, async |conn| charge(conn, 42).await).await
+            })
+            .await
+            .unwrap();
+        assert_eq!(delivery.is_duplicate(), expected);
+    }
+    assert_eq!(db.count("pgonce.keys").await, 2);
+    assert_eq!(db.count("ledger").await, 1);
+}

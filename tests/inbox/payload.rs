@@ -1,0 +1,77 @@
+//! The same id with another content is reported, not swallowed.
+
+use pgonce::{Error, ErrorKind, Fingerprint, Handled, Message};
+
+use super::scene::{assert_whole, inbox, process, word};
+use super::support::{Database, charge, key};
+
+fn message(id: &str, content: Option<&str>) -> Message<i64> {
+    let message = Message::new(key(id)).with_body(1);
+    match content {
+        Some(content) => message.with_fingerprint(Fingerprint::of_bytes(content.as_bytes())),
+        None => message,
+    }
+}
+
+#[tokio::test]
+async fn another_content_is_a_mismatch_and_runs_nothing() {
+    let db = Database::new().await;
+    let inbox = inbox(&db);
+    inbox.process(&message("evt-1", Some("42 EUR")), async |conn| charge(conn, 42).await).await.unwrap();
+    let other = inbox
+        .process(&message("evt-1", Some("43 EUR")), async |_| -> Result<i64, Error> {
+            panic!("must not run")
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::FingerprintMismatch);
+    assert!(!other.is_retryable());
+    let same = inbox.process(&message("evt-1", Some("42 EUR")), async |conn| charge(conn, 42).await).await;
+    assert!(same.unwrap().is_duplicate());
+    db.assert_charged_once().await;
+}
+
+/// So that a consumer may begin with it while messages are under way.
+#[tokio::test]
+async fn a_delivery_without_a_fingerprint_is_compared_with_none() {
+    let db = Database::new().await;
+    let inbox = inbox(&db);
+    for (id, first, second) in [("evt-1", None, Some("42 EUR")), ("evt-2", Some("42 EUR"), None)] {
+        inbox.process(&message(id, first), async |conn| charge(conn, 1).await).await.unwrap();
+        assert!(
+            inbox
+                .process(&message(id, second), async |conn| charge(conn, 1).await)
+                .await
+                .unwrap()
+                .is_duplicate()
+        );
+        assert_eq!(word(&process(&inbox, &[message(id, second)]).await.unwrap()), "D");
+    }
+}
+
+#[tokio::test]
+async fn in_a_batch_it_is_reported_for_its_message_and_the_others_are_processed() {
+    let db = Database::new().await;
+    let inbox = inbox(&db);
+    process(&inbox, &[message("old", Some("a"))]).await.unwrap();
+    let batch = [
+        message("new-1", Some("a")),
+        message("old", Some("b")),
+        message("old", Some("a")),
+        message("new-2", None),
+        message("new-1", Some("b")),
+        message("new-1", Some("a")),
+        message("new-2", Some("a")),
+    ];
+    let report = process(&inbox, &batch).await.unwrap();
+    // The third is of the same content as what is stored, but not as the first one of its id in this batch.
+    assert_eq!(word(&report), "PFFPFDD");
+    assert!(!report.is_complete());
+    for at in [1, 2, 4] {
+        let Handled::Failed(error) = &report.messages[at] else { panic!("{at}") };
+        assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
+        assert!(error.to_string().contains(batch[at].id().as_str()), "{error}");
+    }
+    assert_eq!(db.count("ledger").await, 3);
+    assert_whole(&db).await;
+}

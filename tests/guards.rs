@@ -2,6 +2,7 @@
 
 mod support;
 
+use futures_util::FutureExt;
 use pgonce::{Error, ErrorKind, Idempotency, Isolation};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Executor, PgConnection};

@@ -6,6 +6,8 @@
 //! It needs `wrk` (`apt-get install wrk`, `brew install wrk`) and starts PostgreSQL servers of its own.
 
 mod app;
+#[path = "../figures.rs"]
+mod figures;
 mod load;
 mod table;
 

@@ -1,6 +1,7 @@
 //! The result, as a table for `docs/http.md`.
 
 use crate::app::Variant;
+use crate::figures::{median, spread};
 use crate::load::{CONNECTIONS, Load};
 
 pub fn of(title: &str, rounds: &[[Load; 4]]) -> String {
@@ -25,15 +26,4 @@ pub fn of(title: &str, rounds: &[[Load; 4]]) -> String {
         );
     }
     text
-}
-
-fn spread(mut of: Vec<f64>, digits: usize) -> String {
-    of.sort_by(f64::total_cmp);
-    let (least, most) = (of[0], of[of.len() - 1]);
-    format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(of))
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }

@@ -214,6 +214,27 @@
 //!
 //! [tested settings]: https://github.com/pgonce/pgonce/blob/main/docs/pgbouncer.md
 //!
+//! # Messages
+//!
+//! A broker delivers some messages twice. An [`Inbox`] handles each one once: the message's id and what the closure writes commit
+//! together, and there is no result to keep.
+//!
+//! ```
+//! # use pgonce::{Error, Inbox};
+//! # async fn example(inbox: Inbox, id: &str) -> Result<(), Error> {
+//! let delivery = inbox
+//!     .process(id, async |conn| {
+//!         sqlx::query("UPDATE accounts SET balance = balance + 42 WHERE id = 1").execute(conn).await?;
+//!         Ok::<_, Error>(())
+//!     })
+//!     .await?;
+//! // Acknowledge the message, whether it was processed now or before.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Inbox::process_batch`] does so for many messages in one transaction.
+//!
 //! # Without a closure, inside of another transaction, for other callers
 //!
 //! - [`Idempotency::claim`]: the protocol in the open, for a middleware or a loop;

@@ -35,25 +35,33 @@ async fn post_charge(idempotency: &Idempotency, key: &str, request: ChargeReques
 #[cfg(feature = "axum")]
 #[path = "readme/http.rs"]
 mod http;
+#[path = "readme/inbox.rs"]
+mod inbox;
 
 #[test]
 fn the_readme_shows_the_code_above() {
-    assert_shown(include_str!("readme.rs"));
+    assert_shown(include_str!("readme.rs"), "README", include_str!("../README.md"));
 }
 
 #[test]
 fn the_readme_shows_the_code_of_the_http_endpoint() {
-    assert_shown(include_str!("readme/http.rs"));
+    assert_shown(include_str!("readme/http.rs"), "README", include_str!("../README.md"));
+}
+
+#[test]
+fn the_readme_and_the_guide_show_the_code_of_the_consumers() {
+    let file = include_str!("readme/inbox.rs");
+    assert_shown(file, "consumer", include_str!("../README.md"));
+    for section in ["consumer", "content", "batch"] {
+        assert_shown(file, section, include_str!("../docs/inbox.md"));
+    }
 }
 
 /// What stands between the two marks.
-fn assert_shown(file: &str) {
-    let code = file.split("// README begins\n").nth(1).unwrap().split("// README ends").next().unwrap();
-    let code = code.replace("#[rustfmt::skip]\n", "");
-    assert!(
-        include_str!("../README.md").contains(&format!("```rust\n{code}```")),
-        "README.md differs from\n{code}"
-    );
+fn assert_shown(file: &str, section: &str, document: &str) {
+    let code = file.split(&format!("// {section} begins\n")).nth(1).unwrap();
+    let code = code.split(&format!("// {section} ends")).next().unwrap().replace("#[rustfmt::skip]\n", "");
+    assert!(document.contains(&format!("```rust\n{code}```")), "the document differs from\n{code}");
 }
 
 #[test]

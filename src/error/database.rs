@@ -24,9 +24,9 @@ const LOST_AT_COMMIT: &str =
     "the connection was lost at COMMIT, and nothing was committed; make the same call again";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
-const GUARDED: &str = "a COMMIT was refused while a key was pending or a message unfinished, or the constraint of pgonce.keys that \
-    refuses that was made immediate; leave COMMIT to pgonce, do not drop the future of a nested \
-    `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
+const GUARDED: &str = "a COMMIT was refused while a key was pending or a message unfinished, or the constraint of pgonce.keys by which \
+    it was refused (keys_finished_before_commit, messages_finished_before_commit) was made immediate; leave COMMIT to pgonce, do \
+    not drop the future of a nested `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
     committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened (`Idempotency::connect`)";
 const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` \
     inside of it, a failed or cancelled nested `begin()` whose error was swallowed, or another connection swapped in. The \

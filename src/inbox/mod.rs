@@ -34,6 +34,10 @@ use crate::{Idempotency, Scope};
 /// The consumer's name is the [`Scope`]: two consumers of one topic have two names, and each sees every message. All instances of
 /// one consumer have the same name. The rows are those of [`Idempotency`], in the same table.
 ///
+/// The [guide] says which id to take, what to do about each error, how long to remember against each broker, and what it costs.
+///
+/// [guide]: https://github.com/pgonce/pgonce/blob/main/docs/inbox.md
+///
 /// ```
 /// use pgonce::{Delivery, Inbox, Scope};
 ///

@@ -35,6 +35,9 @@ enum Scenario {
     Fresh,
     Replay,
     RecordedFailure,
+    Message,
+    /// Two messages, of which the first one has the effect.
+    Batch,
     /// A fresh execution whose connection is cut at COMMIT; the fault comes while that is being found out.
     LostCommit(Edge),
 }
@@ -66,7 +69,18 @@ impl Scenario {
                 .await?;
             Ok::<_, Error>(Uuid::new_v4())
         };
-        if self == Self::RecordedFailure {
+        let inbox = idempotency.inbox(operation.scope().clone());
+        let no_result = Outcome::Replayed(Ok(Uuid::nil()));
+        if self == Self::Message {
+            let delivery = inbox.process(operation.key().clone(), work).await?;
+            Ok(delivery.processed().map_or(no_result, |id| Outcome::Executed(Ok(id))))
+        } else if self == Self::Batch {
+            let second = key(&format!("{}-second", operation.key()));
+            let batch = [pgonce::Message::new(operation.key().clone()), pgonce::Message::new(second)];
+            let report = inbox.process_batch(&batch, async |conn, _| work(conn).await).await?;
+            assert!(report.is_complete());
+            Ok(report.results.first().map_or(no_result, |id| Outcome::Executed(Ok(*id))))
+        } else if self == Self::RecordedFailure {
             let declines = async |conn: &mut PgConnection| Ok(Err(format!("declined {}", work(conn).await?)));
             idempotency.execute_recording(operation, declines).await
         } else {
@@ -84,7 +98,9 @@ impl Scenario {
         let mut messages = proxy.conversation();
         messages.retain(|message| message.connection == self.connection() && message.label != "Terminate");
         // What comes after the last answer is the pool's.
-        let last = messages.iter().rposition(|message| step_of(&message.label).is_some()).unwrap();
+        let step = |message: &Message| step_of(&message.label);
+        let commit = messages.iter().position(|message| step(message).as_deref() == Some("COMMIT"));
+        let last = commit.or_else(|| messages.iter().rposition(|message| step(message).is_some())).unwrap();
         let end = messages[last..].iter().position(|message| message.label == "ReadyForQuery").unwrap();
         messages.truncate(last + end + 1);
         let mut step = String::new();
@@ -201,7 +217,10 @@ impl Scenario {
                     (_, 1) => "the result".to_owned(),
                     (_, runs) => format!("the result of run {runs}"),
                 };
-                assert_eq!(outcome.into_inner(), *again.as_ref().into_inner(), "told of another result");
+                // A message has no result to get again.
+                if !matches!(self, Self::Message | Self::Batch) {
+                    assert_eq!(outcome.into_inner(), *again.as_ref().into_inner(), "told of another result");
+                }
                 told
             }
             Some(Err(error)) => {
@@ -236,6 +255,7 @@ fn step_of(label: &str) -> Option<String> {
         "Parse" | "Query" if sql.starts_with("INSERT INTO effects") => "the closure",
         "Parse" | "Query" if sql.starts_with("SAVEPOINT") => "the savepoint",
         "Parse" | "Query" if sql.starts_with("ROLLBACK TO") => "undoing its writes",
+        "Query" if sql.starts_with("SELECT pgonce.finish(") => "COMMIT",
         "Query" if sql == "COMMIT" || sql == "ROLLBACK" => sql,
         "Parse" | "Query" => panic!("an unknown step: {label}"),
         _ => return None,
@@ -316,6 +336,16 @@ async fn a_replay_survives_every_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorded_failure_survives_every_fault() {
     sweep(Scenario::RecordedFailure, "recorded failure").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_survives_every_fault() {
+    sweep(Scenario::Message, "message").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_messages_survives_every_fault() {
+    sweep(Scenario::Batch, "batch").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,14 +86,23 @@ impl Error {
         Self::Database { source: error, hint }
     }
 
-    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard; of a message's, also that
-    /// the transaction is not what it was.
+    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard; where the finish is sent
+    /// with it, also one of that.
     pub(crate) fn of_commit(error: sqlx::Error, with_finish: bool) -> Self {
-        match error.as_database_error() {
-            Some(database) if is_guard(database) => Self::atomicity(GUARDED, Some(error)),
-            Some(_) if with_finish => Self::of_statement(error),
-            _ => Self::from(error),
+        let Some(database) = error.as_database_error() else { return Self::from(error) };
+        if is_guard(database) {
+            return Self::atomicity(GUARDED, Some(error));
         }
+        let is_of_finish = match database.code().unwrap_or_default().as_ref() {
+            // no_active_sql_transaction, in_failed_sql_transaction
+            "25P01" | "25P02" => true,
+            // insufficient_privilege, undefined_function, invalid_schema_name: ours, or of a trigger of the closure's tables.
+            "42501" | "42883" | "3F000" => {
+                ["finish", "pgonce"].iter().any(|ours| database.message().contains(ours))
+            }
+            _ => false,
+        };
+        if with_finish && is_of_finish { Self::of_statement(error) } else { Self::from(error) }
     }
 
     /// The connection was lost at COMMIT, and nothing was committed.

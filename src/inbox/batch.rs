@@ -44,7 +44,7 @@ impl Inbox {
     /// One statement claims all of them, so a batch costs about as many statements as a single message; a closure that writes
     /// its rows by `unnest` instead of one by one keeps it so. Ids are claimed in a fixed order: of two batches that overlap, one waits
     /// for the other to end, without a deadlock, and finds duplicates then. (So does [`process`](Self::process), for a
-    /// message that a batch is at.)
+    /// message that a batch is at. PostgreSQL's `lock_timeout` bounds that wait.)
     ///
     /// When the closure fails, nothing of the batch is committed. By default the error is returned; with
     /// [`with_poison`](Self::with_poison) the messages that fail are told apart and the others committed, each part in a transaction

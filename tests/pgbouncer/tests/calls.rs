@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use pgbouncer_tests::{PgBouncer, Program};
-use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Operation, Outcome, State};
+use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Message, Operation, Outcome, State};
 use sqlx::Connection;
 use support::{Database, charge, key, operation, scope};
 
@@ -132,4 +132,51 @@ async fn a_call_for_which_no_connection_gets_free_can_be_repeated() {
     claimed.release().await;
     idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     db.assert_charged_once().await;
+}
+
+/// The COMMIT of a message opens another transaction, and PgBouncer gives its connection to somebody else only when that
+/// has ended: with one connection for all, everybody would wait for ever.
+#[tokio::test]
+async fn messages_and_batches_are_processed_once_over_a_single_connection() {
+    let (db, pgbouncer, _) = start(&[("default_pool_size", "1")]).await;
+    let inbox = Idempotency::new(pgbouncer.pool(6)).inbox(scope());
+    for expected in [false, true] {
+        let mut calls = Vec::new();
+        for n in 0..30 {
+            let inbox = inbox.clone();
+            calls.push(tokio::spawn(async move {
+                if n % 2 == 0 {
+                    let single =
+                        inbox.process(format!("single-{n}"), async |conn| charge(conn, 1).await.map(drop));
+                    return single.await.map(|delivery| delivery.is_duplicate());
+                }
+                let batch: Vec<_> = (0..5).map(|m| Message::new(key(&format!("batch-{n}-{m}")))).collect();
+                let report = inbox.process_batch(&batch, async |conn, fresh| {
+                    for _ in fresh {
+                        charge(conn, 1).await?;
+                    }
+                    Ok::<_, Error>(())
+                });
+                report.await.map(|report| report.is_complete() && report.results.is_empty())
+            }));
+        }
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap(), expected);
+        }
+        assert_eq!(db.count("ledger").await, 15 + 15 * 5);
+        assert_eq!(db.balance("bob").await, 15 + 15 * 5);
+    }
+    // A closure that ends its transaction is refused here, too.
+    for statement in ["COMMIT", "ROLLBACK", "SELECT 1 / 0"] {
+        let error = inbox
+            .process("evt", async |conn| {
+                charge(conn, 1).await?;
+                drop(sqlx::raw_sql(statement).execute(conn).await);
+                Ok::<_, Error>(())
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{statement}: {error}");
+    }
+    assert_eq!(db.count("pgonce.keys").await, 15 + 15 * 5);
 }

@@ -124,13 +124,13 @@ async fn a_batch_with_a_function(
     Ok(())
 }
 
-// A wrapper that hands the closure of a batch on, as a boxed future.
+// A wrapper that hands the closure of a batch on, behind a `Send` bound.
 #[allow(dead_code, reason = "compiling is the test")]
-fn boxed_batch<'a, T, F>(
+fn batch_behind_send<'a, T, F>(
     inbox: &'a Inbox,
     events: &'a [Message<ChargeRequest>],
     closure: F,
-) -> Pin<Box<dyn Future<Output = Result<BatchReport<T, Error>, Error>> + Send + 'a>>
+) -> impl Future<Output = Result<BatchReport<T, Error>, Error>> + Send + 'a
 where
     F: for<'c, 'f, 'm> BatchClosure<
             &'c mut PgConnection,
@@ -142,7 +142,7 @@ where
         + 'a,
     T: Send + 'a,
 {
-    Box::pin(inbox.process_batch(events, closure))
+    inbox.process_batch(events, closure)
 }
 
 #[allow(dead_code, reason = "compiling is the test")]

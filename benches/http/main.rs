@@ -6,7 +6,7 @@
 //! It needs `wrk` (`apt-get install wrk`, `brew install wrk`) and starts PostgreSQL servers of its own.
 
 mod app;
-#[path = "../figures.rs"]
+#[path = "../support/figures.rs"]
 mod figures;
 mod load;
 mod table;

@@ -5,7 +5,7 @@
 //!
 //! It starts PostgreSQL servers of its own.
 
-#[path = "../figures.rs"]
+#[path = "../support/figures.rs"]
 mod figures;
 mod table;
 mod variant;

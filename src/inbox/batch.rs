@@ -102,58 +102,46 @@ impl Inbox {
     {
         let span =
             info_span!("pgonce", call = "process_batch", scope = %self.consumer, messages = messages.len());
-        self.process_parts(messages, closure).instrument(span).await
-    }
-
-    async fn process_parts<B, T, E, F>(
-        &self,
-        messages: &[Message<B>],
-        closure: F,
-    ) -> Result<BatchReport<T, E>, E>
-    where
-        F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
-            + Clone
-            + Send,
-        B: Sync,
-        T: Send,
-        E: ClosureError,
-    {
-        let first = first_of_each_id(messages);
-        let distinct: Vec<usize> = (0..messages.len()).filter(|&at| first[at] == at).collect();
-        let mut report = BatchReport {
-            messages: messages.iter().map(|_| Handled::Released).collect(),
-            results: Vec::new(),
-            stopped: None,
-        };
-        // The next part is the last one.
-        let mut parts = if distinct.is_empty() { Vec::new() } else { vec![distinct] };
-        while let Some(part) = parts.pop() {
-            let (fresh, error) = match self.process_part(messages, &part, closure.clone(), &mut report).await
-            {
-                Ok(()) => continue,
-                Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
-                Err(NotProcessed::Stopped(error)) if report.results.is_empty() => return Err(error),
-                Err(NotProcessed::Stopped(error)) => {
-                    report.stopped = Some(error);
-                    break;
-                }
+        async move {
+            let first = first_of_each_id(messages);
+            let distinct: Vec<usize> = (0..messages.len()).filter(|&at| first[at] == at).collect();
+            let mut report = BatchReport {
+                messages: messages.iter().map(|_| Handled::Released).collect(),
+                results: Vec::new(),
+                stopped: None,
             };
-            match self.poison.split(&fresh) {
-                None => return Err(error),
-                Some(_) if fresh.len() == 1 => report.messages[fresh[0]] = Handled::Failed(error),
-                Some(smaller) => {
-                    debug!(
-                        messages = fresh.len(),
-                        "a batch failed: looking for the message that it fails for"
-                    );
-                    parts.extend(smaller);
+            // The next part is the last one.
+            let mut parts = if distinct.is_empty() { Vec::new() } else { vec![distinct] };
+            while let Some(part) = parts.pop() {
+                let (fresh, error) =
+                    match self.process_part(messages, &part, closure.clone(), &mut report).await {
+                        Ok(()) => continue,
+                        Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
+                        Err(NotProcessed::Stopped(error)) if report.results.is_empty() => return Err(error),
+                        Err(NotProcessed::Stopped(error)) => {
+                            report.stopped = Some(error);
+                            break;
+                        }
+                    };
+                match self.poison.split(&fresh) {
+                    None => return Err(error),
+                    Some(_) if fresh.len() == 1 => report.messages[fresh[0]] = Handled::Failed(error),
+                    Some(smaller) => {
+                        debug!(
+                            messages = fresh.len(),
+                            "a batch failed: looking for the message that it fails for"
+                        );
+                        parts.extend(smaller);
+                    }
                 }
             }
+            for (at, &first) in first.iter().enumerate().filter(|(at, first)| at != *first) {
+                report.messages[at] = self.second_of_an_id(messages, first, at, &report);
+            }
+            Ok(report)
         }
-        for (at, &first) in first.iter().enumerate().filter(|(at, first)| at != *first) {
-            report.messages[at] = self.second_of_an_id(messages, first, at, &report);
-        }
-        Ok(report)
+        .instrument(span)
+        .await
     }
 
     /// Processes the messages of this part in one transaction, and reports what became of them.

@@ -74,4 +74,9 @@ impl<T, E> BatchReport<T, E> {
     pub fn processed(&self) -> usize {
         self.messages.iter().filter(|handled| matches!(handled, Handled::Processed)).count()
     }
+
+    /// How many messages had been processed before, or stand in the batch a second time.
+    pub fn duplicates(&self) -> usize {
+        self.messages.iter().filter(|handled| matches!(handled, Handled::Duplicate)).count()
+    }
 }

@@ -15,7 +15,7 @@ pub use self::batch::BatchClosure;
 pub use self::delivery::{BatchReport, Delivery, Handled};
 pub use self::message::Message;
 pub use self::poison::Poison;
-use crate::{Idempotency, Scope};
+use crate::{Idempotency, InFlight, Scope};
 
 /// Makes a consumer's database effects happen once for each message, however often its broker delivers it.
 ///
@@ -81,6 +81,15 @@ impl Inbox {
     /// Each message costs a row until then. [`Idempotency::purge_expired`] deletes what has expired.
     pub fn with_retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// What [`process`](Self::process) does about a message that another instance is at. Default: what the [`Idempotency`] has,
+    /// which is [`InFlight::Reject`] unless it was set.
+    ///
+    /// With [`InFlight::Wait`] it becomes a duplicate as soon as the other one has committed, without one more delivery.
+    pub fn with_in_flight(mut self, in_flight: InFlight) -> Self {
+        self.idempotency = self.idempotency.with_in_flight(in_flight);
         self
     }
 

@@ -54,7 +54,7 @@ impl Inbox {
     /// - [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch): a message with this id and another content was
     ///   processed;
     /// - [`InFlight`](crate::ErrorKind::InFlight): another consumer is at this very message. Let the broker deliver it again,
-    ///   or wait ([`Idempotency::with_in_flight`](crate::Idempotency::with_in_flight));
+    ///   or wait ([`with_in_flight`](Self::with_in_flight));
     /// - [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation), [`CommitUnknown`](crate::ErrorKind::CommitUnknown),
     ///   [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database), as in
     ///   [`execute`](crate::Idempotency::execute).

@@ -20,7 +20,7 @@ async fn the_closure_sees_the_fresh_ones_in_their_order() {
     assert_eq!(word(&report), "PPDDDPDPD");
     assert_eq!(report.results, [vec![0, 1, 5, 7]]);
     assert!(report.is_complete() && report.stopped.is_none());
-    assert_eq!(report.processed(), 4);
+    assert_eq!((report.processed(), report.duplicates()), (4, 5));
     assert_eq!(ledger(&db).await, [0, 1, 5, 7]);
 
     // And the other way round.

@@ -6,7 +6,7 @@ use pgonce::{Delivery, Error, ErrorKind, InFlight, Inbox};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::scene::{assert_untouched, consumer, inbox};
+use super::scene::{assert_untouched, inbox};
 use super::support::{Database, charge};
 
 /// A message that is held up inside of its closure.
@@ -47,8 +47,7 @@ async fn is_rejected_at_once_for_the_broker_to_deliver_it_again() {
 async fn is_waited_for_where_the_inbox_was_told_to() {
     for first_fails in [false, true] {
         let db = Database::new().await;
-        let waiting =
-            db.idempotency().with_in_flight(InFlight::Wait(Duration::from_secs(60))).inbox(consumer());
+        let waiting = inbox(&db).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
         let (go_on, first) = running(&waiting).await;
         let second = {
             let waiting = waiting.clone();

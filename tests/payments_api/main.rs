@@ -4,6 +4,7 @@ mod calls;
 mod description;
 mod end;
 mod logged;
+#[path = "../support/program.rs"]
 mod program;
 mod seen;
 mod service;

@@ -1,5 +1,6 @@
 //! The running service, a client, and a way into its database.
 
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -13,11 +14,13 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::program::program;
+use crate::program;
 
 /// One server for all of them; each service makes a database there.
 static SERVER: LazyLock<Server> =
     LazyLock::new(|| throwaway_postgres::shared().unwrap_or_else(|error| panic!("{error}")));
+
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program::example("payments_api"));
 
 pub const BOOKSHOP: &str = "demo-token-of-bookshop";
 pub const FLORIST: &str = "demo-token-of-florist";
@@ -38,7 +41,7 @@ pub struct Service {
 
 /// The program, as a test starts it: on any free port, and with a card network that takes no time.
 pub fn command() -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(&*PROGRAM);
     command
         .envs([("DATABASE_URL", SERVER.url()), ("PORT", "0"), ("CARD_NETWORK_MILLIS", "0")])
         .env("RUST_LOG", "error")

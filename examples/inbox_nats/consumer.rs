@@ -9,7 +9,7 @@ use anyhow::{Context, Error, Result};
 use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt;
-use pgonce::{ErrorKind, Fingerprint, Handled, Inbox, Message, Poison, Scope};
+use pgonce::{ErrorKind, Fingerprint, Inbox, Message, Poison, Scope};
 use sqlx::PgPool;
 
 use crate::event::Event;
@@ -56,7 +56,7 @@ async fn process_batches(inbox: &Inbox, delivered: Stream) -> Result<()> {
                 ledger::apply(conn, &events).await
             })
             .await?;
-        tell(report.messages.iter().filter(|handled| matches!(handled, Handled::Duplicate)).count())?;
+        tell(report.duplicates())?;
         for (message, handled) in messages.iter().zip(&report.messages) {
             let answer = if handled.is_committed() { AckKind::Ack } else { AckKind::Nak(Some(A_MOMENT)) };
             message.body().answer(answer).await?;

@@ -77,6 +77,24 @@ fn a_float_with_two_shortest_spellings_has_the_fingerprint_of_the_one_that_is_wr
     assert_eq!(Fingerprint::of_json(text.as_bytes()).unwrap(), of(&value));
 }
 
+/// Computed by a program of its own, too: `b`, the length, the bytes.
+#[test]
+fn bytes_have_golden_fingerprints_and_every_byte_counts() {
+    let golden: [(&[u8], &str); 3] = [
+        (b"", "01899b80c8dc11d5c2a65d67a4c3b6f3bebd2a1e990a9f79ac3d3c380533bb7c08"),
+        (b"42 EUR", "01d13c1ae0517ad45ffadbb210b1e1a37d1f584b00abfa5332f6495371cd132f84"),
+        (b"\x00\xff", "01fbc3f7aff29fa2899d772c7405432058630ff59650d4eeeda67e2b6192f4201a"),
+    ];
+    for (bytes, expected) in golden {
+        assert_eq!(Fingerprint::of_bytes(bytes).to_string(), expected, "{bytes:?}");
+        assert_eq!(of(&serde_bytes::Bytes::new(bytes)), Fingerprint::of_bytes(bytes));
+    }
+    for other in [&b"42 EUR "[..], b"42 eur", b"42\0EUR", b"\"42 EUR\""] {
+        assert_ne!(Fingerprint::of_bytes(other), Fingerprint::of_bytes(b"42 EUR"));
+    }
+    assert_ne!(of("42 EUR"), Fingerprint::of_bytes(b"42 EUR"), "a text is no bytes");
+}
+
 #[test]
 fn the_golden_values_are_all_different() {
     let mut seen = HashMap::new();

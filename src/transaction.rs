@@ -41,7 +41,7 @@ impl Transaction {
     /// Commits. The caller has checked that this is the outermost level.
     pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
         let committed = Manager::commit(&mut self.conn).await;
-        self.is_committed(committed).await
+        self.after_commit(committed).await
     }
 
     /// Commits with this text, which leaves another transaction open, an empty one: it ends when the pool takes the
@@ -51,10 +51,10 @@ impl Transaction {
         if committed.is_ok() {
             Manager::start_rollback(&mut self.conn);
         }
-        self.is_committed(committed).await
+        self.after_commit(committed).await
     }
 
-    async fn is_committed(&mut self, committed: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
+    async fn after_commit(&mut self, committed: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
         // An error that the server sent also ends the transaction, but sqlx then counts it as open still.
         self.ended = committed.is_ok();
         if let Err(sqlx::Error::Database(_)) = committed {

@@ -20,7 +20,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use throwaway_postgres::Settings;
 use tokio::task::JoinSet;
 
-use crate::variant::Variant;
+use crate::variant::{Statements, Variant};
 use crate::work::{ACCOUNTS, Events};
 
 /// Instances of the consumer, each with its own part of the accounts, as partitions have it.
@@ -48,13 +48,13 @@ async fn main() -> anyhow::Result<()> {
         ("nothing waits for the disk (`fsync = off`), so that only the work counts", Settings::fast()),
     ];
     for (title, settings) in servers {
-        let rounds = measure(plan, settings).await?;
-        println!("\n{}", table::of(title, &rounds));
+        let (rounds, bytes) = measure(plan, settings).await?;
+        println!("\n{}\n{bytes}", table::of(title, &rounds));
     }
     Ok(())
 }
 
-async fn measure(plan: Plan, settings: Settings) -> anyhow::Result<Vec<Round>> {
+async fn measure(plan: Plan, settings: Settings) -> anyhow::Result<(Vec<Round>, String)> {
     // Its own server also where DATABASE_URL is set: what else runs there would be measured, too.
     let server = tokio::task::spawn_blocking(move || throwaway_postgres::private_with(&settings)).await??;
     let options: PgConnectOptions = server.url().parse()?;
@@ -75,7 +75,17 @@ async fn measure(plan: Plan, settings: Settings) -> anyhow::Result<Vec<Round>> {
         rounds.push(figures);
         eprintln!("round {} of {}", round + 1, plan.rounds);
     }
-    Ok(rounds)
+    Ok((rounds, bytes(&pool, plan.duration).await?))
+}
+
+/// What a message takes on the disk, with a UUID for its id.
+async fn bytes(pool: &PgPool, duration: Duration) -> anyhow::Result<String> {
+    checked(pool, Variant::Batch(100, Statements::ForAll), duration).await?;
+    let each =
+        "SELECT pg_table_size('pgonce.keys') / count(*), pg_indexes_size('pgonce.keys') / count(*), count(*)
+                FROM pgonce.keys";
+    let (rows, indexes, count): (i64, i64, i64) = sqlx::query_as(each).fetch_one(pool).await?;
+    Ok(format!("A message takes {rows} bytes, and {indexes} more in the indexes ({count} messages)."))
 }
 
 /// Messages per second; and each of them was applied once, and remembered once where there is an inbox.

@@ -38,7 +38,8 @@ impl Inbox {
     ///
     /// **The promise.** The closure's writes and the ids of the messages that it was given commit together, or not at all.
     /// The closure gets the fresh messages alone, in their order: what was processed before is left out, and so is the second one
-    /// of two with the same id. It does not run when nothing is fresh. Nothing is reported as committed
+    /// of two with the same id. It does not run when nothing is fresh, so what it also writes for a batch, a position in a
+    /// stream for example, does not move then ([`BatchReport::results`] is empty). Nothing is reported as committed
     /// ([`Handled::is_committed`]) that is not: acknowledge these, and no others.
     ///
     /// One statement claims all of them, so a batch costs about as many statements as a single message; a closure that writes

@@ -38,8 +38,8 @@ pub enum Handled<E> {
     /// [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch): its id belongs to another content. Park it, or let the
     /// broker deliver it again: a time-out or a conflict may pass.
     Failed(E),
-    /// Nothing of it is committed, and not for a fault of its own: what stopped the batch came before its turn, or it stands in
-    /// the batch twice and the first one failed. Let the broker deliver it again.
+    /// Nothing of it is committed, and not for a fault of its own: what [stopped](BatchReport::stopped) the batch came before its
+    /// turn; or, where nothing did, it stands in the batch twice and the first one failed. Let the broker deliver it again.
     Released,
 }
 

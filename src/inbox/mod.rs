@@ -62,7 +62,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    const DEFAULT_RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
     /// The inbox of this consumer, on a pool of the application's own with the settings of [`Idempotency::new`].
     ///
@@ -71,8 +71,8 @@ impl Inbox {
         Idempotency::new(pool).inbox(consumer)
     }
 
-    /// How long a message is remembered, counted from when it was processed. Default: 7 days, which is how long Kafka's topics and
-    /// Google's Pub/Sub keep a message by default.
+    /// How long a message is remembered, counted from when it was processed. Default: 14 days, which is as long as Kafka with its
+    /// defaults, Google's Pub/Sub with its own, and Amazon's SQS in any case may keep a message.
     ///
     /// It must be longer than the broker may deliver a message again: from the first delivery to the last, not only to the next
     /// one. **A message that comes back later is processed again**; the database cannot know it any more. More than 100

@@ -14,10 +14,10 @@ async fn expire(db: &Database, ids: &str) {
 }
 
 #[tokio::test]
-async fn it_is_seven_days_unless_the_inbox_says_otherwise_whatever_the_clients_keys_have() {
+async fn it_is_fourteen_days_unless_the_inbox_says_otherwise_whatever_the_clients_keys_have() {
     let db = Database::new().await;
     let idempotency = db.idempotency().with_retention(Duration::from_secs(1));
-    for (retention, expected) in [(None, 7 * 86_400), (Some(90), 90)] {
+    for (retention, expected) in [(None, 14 * 86_400), (Some(90), 90)] {
         let mut inbox = idempotency.inbox(super::scene::consumer());
         if let Some(seconds) = retention {
             inbox = inbox.with_retention(Duration::from_secs(seconds));

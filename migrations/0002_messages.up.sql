@@ -4,6 +4,10 @@
 -- tuple. keys_finished_before_commit, which refuses pending rows, has nothing to refuse then; for rows without a result
 -- the trigger below does the same.
 
+-- Whoever waits for the table waits behind this migration, too: better to fail, and to be run again, than to wait for long
+-- behind a closure that runs for long.
+SET LOCAL lock_timeout = '5s';
+
 -- The transaction that inserted such a row is its xmin. (To name it in the row would assign a transaction id, and so write
 -- WAL, for every duplicate.) Every row that is there already has passed the stricter check, so none is read again.
 ALTER TABLE pgonce.keys

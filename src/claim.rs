@@ -192,8 +192,11 @@ impl Claimed {
             let ended = match sql::still_inside(conn, &self.owner).await {
                 Ok(true) => Ended::Inside,
                 Ok(false) => Ended::Outside,
-                // An aborted transaction, or a dead connection.
-                Err(_) if transaction::depth(conn) > 0 => Ended::Inside,
+                Err(error) if transaction::depth(conn) > 0 => match error {
+                    // An aborted transaction.
+                    sqlx::Error::Database(_) => Ended::Inside,
+                    _ => Ended::Lost,
+                },
                 Err(error) if is_aborted(&error) => Ended::Outside,
                 // A nested `begin()` that meets a dead connection takes sqlx's depth to 0.
                 Err(_) => Ended::Unheard,
@@ -220,6 +223,8 @@ fn is_aborted(error: &sqlx::Error) -> bool {
 pub(crate) enum Ended {
     /// In the transaction: nothing is left of it.
     Inside,
+    /// The same, and the connection is dead.
+    Lost,
     /// Somewhere else.
     Outside,
     /// The server did not answer, or not in time. The connection is closed.

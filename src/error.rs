@@ -1,6 +1,7 @@
 //! Everything that can go wrong: [`Error`] and [`ErrorKind`].
 
 mod database;
+mod outage;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -8,7 +9,8 @@ use std::error::Error as StdError;
 use uuid::Uuid;
 
 use self::database::Described;
-pub(crate) use self::database::{is_conflict, is_guard, is_outage};
+pub(crate) use self::database::{is_conflict, is_guard};
+pub(crate) use self::outage::is_outage;
 use crate::{IdempotencyKey, Scope};
 
 const ASK_AGAIN: &str =

@@ -97,8 +97,8 @@ fn migrator() -> Migrator {
 /// Checks that this database and this role are ready for pgonce. Meant for start-up. It writes nothing and needs no
 /// grant.
 ///
-/// From the catalogs: tables, columns and constraints; the guard that refuses to commit a pending key (present,
-/// deferred, not disabled); the grants; and that the server is a primary.
+/// From the catalogs: tables, columns and constraints; the guards that refuse to commit a pending key or an unfinished message
+/// (present, deferred, not disabled); the grants; and that the server is a primary.
 ///
 /// By trying, on a few connections beside the pool, one after the other: that no pooler mixes up prepared statements, as
 /// PgBouncer does in transaction mode without support for them. What it refuses is proven; where no connection is free

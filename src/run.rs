@@ -9,7 +9,7 @@ use tracing::{Instrument, Span, debug, field, info_span, warn};
 use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::commit::NotCommitted;
-use crate::error::is_guard;
+use crate::error::{is_guard, is_outage};
 use crate::kind::Kind;
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
@@ -108,7 +108,7 @@ impl Idempotency {
                     match claimed.settle(returned, |value| K::encode(value, self.max_result_size)).await {
                         Settled::Committed(value) => return Ok(K::executed(value)),
                         Settled::Again(error) => error,
-                        Settled::Failed(error) | Settled::Unproven(error) => return Err(error),
+                        Settled::Failed { error, .. } | Settled::Unproven(error) => return Err(error),
                     };
                 let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
                 warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
@@ -135,7 +135,11 @@ pub(crate) enum Settled<V, E> {
     /// A conflict, or lost at COMMIT: nothing of it is left, and it may be run again at once.
     Again(E),
     /// Nothing of it is left.
-    Failed(E),
+    Failed {
+        error: E,
+        /// Whatever else is done would fail like this, too.
+        outage: bool,
+    },
     /// It is not proven that nothing is left, so it must not be run again.
     Unproven(E),
 }
@@ -159,7 +163,7 @@ impl Claimed {
                         ErrorKind::AtomicityViolation | ErrorKind::CommitUnknown => {
                             Settled::Unproven(E::from(error))
                         }
-                        _ => Settled::Failed(E::from(error)),
+                        _ => Settled::Failed { outage: is_outage(&error), error: E::from(error) },
                     },
                 };
             }
@@ -170,8 +174,9 @@ impl Claimed {
             (_, Some(violation)) => Settled::Unproven(E::from(violation)),
             (Ended::Outside, None) => Settled::Unproven(E::from(Error::left_the_transaction(None))),
             (Ended::Unheard, None) => Settled::Unproven(error),
-            (Ended::Inside, None) if error.is_conflict() => Settled::Again(error),
-            (Ended::Inside, None) => Settled::Failed(error),
+            (Ended::Inside | Ended::Lost, None) if error.is_conflict() => Settled::Again(error),
+            (Ended::Inside, None) => Settled::Failed { outage: is_outage(error.as_error()), error },
+            (Ended::Lost, None) => Settled::Failed { outage: true, error },
         }
     }
 }

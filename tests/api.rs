@@ -115,7 +115,7 @@ async fn a_batch_with_a_function(
     let sum = async |_: &mut PgConnection, fresh: &[&Message<&i64>]| {
         anyhow::Ok(fresh.iter().map(|message| **message.body()).sum::<i64>())
     };
-    inbox.process_batch(&amounts, sum).await?;
+    let _: Vec<i64> = inbox.process_batch(&amounts, sum).await?.results;
     for handled in report.messages {
         if let Handled::Failed(error) = handled {
             return Err(error);

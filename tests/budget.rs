@@ -147,13 +147,13 @@ async fn a_message_is_one_statement_beyond_begin_and_commit_and_so_is_a_batch() 
     let nothing = async |_: &mut PgConnection, _: &[&Message]| Ok::<_, Error>(());
     for _ in 0..2 {
         inbox.process(uuid::Uuid::new_v4(), async |_| Ok::<_, Error>(())).await.unwrap();
-        inbox.process_batch(&batch("warm"), nothing).await.unwrap();
+        let _ = inbox.process_batch(&batch("warm"), nothing).await.unwrap();
     }
     take_statements();
 
     inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
     let single = take_statements();
-    inbox.process_batch(&batch("fresh"), nothing).await.unwrap();
+    assert!(inbox.process_batch(&batch("fresh"), nothing).await.unwrap().is_complete());
     let many = take_statements();
     for statements in [single, many] {
         assert_eq!(statements.len(), 2, "{statements:#?}");
@@ -186,7 +186,7 @@ async fn duplicates_are_two_statements_without_wal_without_row_lock() {
     let inbox = warm(&db).await.inbox(scope());
     let batch: Vec<_> = (0..20).map(|n| Message::new(key(&format!("evt-{n}")))).collect();
     let nothing = async |_: &mut PgConnection, _: &[&Message]| Ok::<_, Error>(());
-    inbox.process_batch(&batch, nothing).await.unwrap();
+    assert!(inbox.process_batch(&batch, nothing).await.unwrap().is_complete());
     for statement in ["VACUUM pgonce.keys", "CHECKPOINT"] {
         sqlx::raw_sql(statement).execute(&db.pool).await.unwrap();
     }

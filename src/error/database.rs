@@ -169,31 +169,6 @@ pub(super) fn passes_by_itself(error: &sqlx::Error, hint: Option<&'static str>) 
     }
 }
 
-/// Whether everything fails like this, whatever it is about: the connection, the server and the pool, or the program, its grants
-/// and its tables. What a single row or message can bring about is none: constraints, conversions, time-outs, conflicts.
-pub(crate) fn is_outage(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            // Classes: connection exceptions, syntax and access, resources, system and internal errors.
-            ["08", "42", "53", "58", "XX"].iter().any(|class| code.starts_with(class))
-                // read_only_sql_transaction
-                || matches!(code.as_ref(), "25006" | "57P01" | "57P02" | "57P03" | "57P05")
-        }
-        error => matches!(
-            error,
-            sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::Protocol(_)
-                | sqlx::Error::Configuration(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed
-                | sqlx::Error::BeginFailed
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -103,7 +103,7 @@ pub(super) async fn give_up(slot: &Slot) -> Result<bool, Problem> {
         return Ok(false);
     };
     match claimed.abandon().await {
-        Ended::Inside => Ok(true),
+        Ended::Inside | Ended::Lost => Ok(true),
         Ended::Unheard => Ok(false),
         Ended::Outside => Err(Error::left_the_transaction(None).into()),
     }

@@ -6,8 +6,6 @@ use sqlx::PgConnection;
 use tokio::time::sleep;
 use tracing::{Instrument, debug, info_span, warn};
 
-use super::claim::Sorted;
-use super::poison::stops_everything;
 use super::{BatchReport, Handled, Inbox, Message};
 use crate::closure::ClosureError;
 use crate::patience::Patience;
@@ -106,40 +104,42 @@ impl Inbox {
         async move {
             let first = first_of_each_id(messages);
             let distinct: Vec<usize> = (0..messages.len()).filter(|&at| first[at] == at).collect();
-            let mut report = BatchReport {
-                messages: messages.iter().map(|_| Handled::Released).collect(),
-                results: Vec::new(),
-                stopped: None,
-            };
+            let mut progress = Progress::new(messages.len());
             // The next part is the last one.
             let mut parts = if distinct.is_empty() { Vec::new() } else { vec![distinct] };
             while let Some(part) = parts.pop() {
-                let (fresh, error) =
-                    match self.process_part(messages, &part, closure.clone(), &mut report).await {
-                        Ok(()) => continue,
-                        Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
-                        Err(NotProcessed::Stopped(error)) if report.results.is_empty() => return Err(error),
-                        Err(NotProcessed::Stopped(error)) => {
-                            report.stopped = Some(error);
-                            break;
-                        }
-                    };
+                let processed = self.process_part(messages, &part, closure.clone(), &mut progress).await;
+                let (fresh, error) = match processed {
+                    Ok(()) => continue,
+                    Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
+                    Err(NotProcessed::Stopped(error)) if progress.report.results.is_empty() => {
+                        return Err(error);
+                    }
+                    Err(NotProcessed::Stopped(error)) => {
+                        progress.report.stopped = Some(error);
+                        break;
+                    }
+                };
                 match self.poison.split(&fresh) {
                     None => return Err(error),
-                    Some(_) if fresh.len() == 1 => report.messages[fresh[0]] = Handled::Failed(error),
+                    Some(_) if fresh.len() == 1 => {
+                        progress.report.messages[fresh[0]] = Handled::Failed(error);
+                    }
                     Some(smaller) => {
-                        debug!(
-                            messages = fresh.len(),
-                            "a batch failed: looking for the message that it fails for"
-                        );
+                        let messages = fresh.len();
+                        debug!(messages, "a batch failed: looking for the message that it fails for");
                         parts.extend(smaller);
                     }
                 }
             }
             for (at, &first) in first.iter().enumerate().filter(|(at, first)| at != *first) {
-                report.messages[at] = self.second_of_an_id(messages, first, at, &report);
+                progress.report.messages[at] = match &progress.committed[first] {
+                    None => Handled::Released,
+                    Some(content) if content.is_of_the_same(&messages[at].content()) => Handled::Duplicate,
+                    Some(_) => self.mismatch(&messages[at]),
+                };
             }
-            Ok(report)
+            Ok(progress.report)
         }
         .instrument(span)
         .await
@@ -151,7 +151,7 @@ impl Inbox {
         messages: &[Message<B>],
         part: &[usize],
         closure: F,
-        report: &mut BatchReport<T, E>,
+        progress: &mut Progress<T, E>,
     ) -> Result<(), NotProcessed<E>>
     where
         F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
@@ -165,22 +165,29 @@ impl Inbox {
         loop {
             let (fresh, error) = match self.claim_part(messages, part).await {
                 Ok((sorted, claimed)) => {
-                    self.report_known(&sorted, messages, report);
+                    // What others have committed stays so, whatever becomes of this transaction.
+                    for &(at, content) in &sorted.known {
+                        let is_same = content.is_of_the_same(&messages[at].content());
+                        let handled = if is_same { Handled::Duplicate } else { self.mismatch(&messages[at]) };
+                        progress.set(at, handled, content);
+                    }
                     let Some(mut claimed) = claimed else { return Ok(()) };
                     let batch: Vec<_> = sorted.fresh.iter().map(|&at| &messages[at]).collect();
                     let returned = closure.clone()(claimed.connection(), &batch).await;
                     match claimed.settle(returned, |_| Ok(None)).await {
                         Settled::Committed(value) => {
                             debug!(messages = sorted.fresh.len(), "committed the writes and the messages");
-                            sorted.fresh.iter().for_each(|&at| report.messages[at] = Handled::Processed);
-                            report.results.push(value);
+                            for &at in &sorted.fresh {
+                                progress.set(at, Handled::Processed, messages[at].content());
+                            }
+                            progress.report.results.push(value);
                             return Ok(());
                         }
                         Settled::Again(error) => (sorted.fresh, error),
-                        Settled::Failed(error) if !stops_everything(error.as_error()) => {
+                        Settled::Failed { error, outage: false } => {
                             return Err(NotProcessed::Failed { fresh: sorted.fresh, error });
                         }
-                        Settled::Failed(error) | Settled::Unproven(error) => {
+                        Settled::Failed { error, outage: true } | Settled::Unproven(error) => {
                             return Err(NotProcessed::Stopped(error));
                         }
                     }
@@ -188,38 +195,15 @@ impl Inbox {
                 Err(error) if error.is_conflict() => (part.to_vec(), E::from(error)),
                 Err(error) => return Err(NotProcessed::Stopped(E::from(error))),
             };
-            let Some(pause) = patience.retry() else { return Err(NotProcessed::Failed { fresh, error }) };
+            let Some(pause) = patience.retry() else {
+                return Err(match error.is_conflict() {
+                    true => NotProcessed::Failed { fresh, error },
+                    // A lost COMMIT.
+                    false => NotProcessed::Stopped(error),
+                });
+            };
             warn!("a serialization failure, a deadlock or a lost COMMIT: the batch is processed again");
             sleep(pause).await;
-        }
-    }
-
-    /// What others have committed stays so, whatever becomes of this transaction.
-    fn report_known<B, T, E: ClosureError>(
-        &self,
-        sorted: &Sorted,
-        messages: &[Message<B>],
-        report: &mut BatchReport<T, E>,
-    ) {
-        sorted.duplicates.iter().for_each(|&at| report.messages[at] = Handled::Duplicate);
-        sorted.mismatched.iter().for_each(|&at| report.messages[at] = self.mismatch(&messages[at]));
-    }
-
-    fn second_of_an_id<B, T, E: ClosureError>(
-        &self,
-        messages: &[Message<B>],
-        first: usize,
-        second: usize,
-        report: &BatchReport<T, E>,
-    ) -> Handled<E> {
-        let nothing = Fingerprint::of_nothing();
-        let [one, other] = [first, second].map(|at| messages[at].fingerprint().unwrap_or(&nothing));
-        if !one.is_of_the_same(other) {
-            self.mismatch(&messages[second])
-        } else if report.messages[first].is_committed() {
-            Handled::Duplicate
-        } else {
-            Handled::Released
         }
     }
 
@@ -227,6 +211,26 @@ impl Inbox {
         debug!("a message's id was used with another content");
         let (scope, key) = (self.consumer.clone(), message.id().clone());
         Handled::Failed(E::from(Error::FingerprintMismatch { scope, key }))
+    }
+}
+
+/// What is known of the batch.
+struct Progress<T, E> {
+    report: BatchReport<T, E>,
+    /// The content that is committed under a message's id, now or before.
+    committed: Vec<Option<Fingerprint>>,
+}
+
+impl<T, E> Progress<T, E> {
+    fn new(messages: usize) -> Self {
+        let all = (0..messages).map(|_| Handled::Released).collect();
+        let report = BatchReport { messages: all, results: Vec::new(), stopped: None };
+        Self { report, committed: vec![None; messages] }
+    }
+
+    fn set(&mut self, at: usize, handled: Handled<E>, committed: Fingerprint) {
+        self.report.messages[at] = handled;
+        self.committed[at] = Some(committed);
     }
 }
 

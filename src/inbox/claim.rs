@@ -14,9 +14,8 @@ use crate::{Error, Fingerprint, protocol};
 #[derive(Default)]
 pub(super) struct Sorted {
     pub(super) fresh: Vec<usize>,
-    pub(super) duplicates: Vec<usize>,
-    /// Their ids belong to other contents.
-    pub(super) mismatched: Vec<usize>,
+    /// Those whose ids are committed, and with which content.
+    pub(super) known: Vec<(usize, Fingerprint)>,
 }
 
 impl Inbox {
@@ -50,15 +49,15 @@ impl Inbox {
     ) -> Result<(Sorted, Option<Owner>), Error> {
         let conn = transaction.connection();
         let batch = Batch { scope: &self.consumer, attempt: Uuid::new_v4(), retention: self.retention };
-        let nothing = Fingerprint::of_nothing();
-        let fingerprint = |at: usize| messages[at].fingerprint().unwrap_or(&nothing);
+        let contents: HashMap<usize, Fingerprint> =
+            part.iter().map(|&at| (at, messages[at].content())).collect();
         let mut open: HashMap<&str, usize> =
             part.iter().map(|&at| (messages[at].id().as_str(), at)).collect();
         let mut sorted = Sorted::default();
         let mut owner = None;
         // A second round needs another transaction to have finished or removed a row in between.
         for _ in 0..protocol::MAX_ROUNDS {
-            let (keys, fingerprints) = columns(&open, fingerprint);
+            let (keys, fingerprints) = columns(&open, &contents);
             let (claimed, owner_of_these) = batch.claim(conn, &keys, &fingerprints).await?;
             owner = owner.or(owner_of_these);
             sorted.fresh.extend(claimed.iter().filter_map(|key| open.remove(key.as_str())));
@@ -66,20 +65,18 @@ impl Inbox {
                 break;
             }
             let mut expired = false;
-            for row in batch.look(conn, &columns(&open, fingerprint).0).await? {
+            for row in batch.look(conn, &columns(&open, &contents).0).await? {
                 if row.pending {
                     return Err(protocol::visible_pending(&self.consumer));
                 }
                 if row.expired {
                     expired = true;
                 } else if let Some(at) = open.remove(row.key.as_str()) {
-                    let is_same =
-                        row.fingerprint.is_some_and(|stored| fingerprint(at).is_of_the_same(&stored));
-                    if is_same { &mut sorted.duplicates } else { &mut sorted.mismatched }.push(at);
+                    sorted.known.push((at, row.fingerprint));
                 }
             }
             if expired {
-                let (keys, fingerprints) = columns(&open, fingerprint);
+                let (keys, fingerprints) = columns(&open, &contents);
                 let (taken, owner_of_these) = batch.take_over(conn, &keys, &fingerprints).await?;
                 owner = owner.or(owner_of_these);
                 sorted.fresh.extend(taken.iter().filter_map(|key| open.remove(key.as_str())));
@@ -98,7 +95,7 @@ impl Inbox {
 
 fn columns<'m>(
     open: &HashMap<&'m str, usize>,
-    fingerprint: impl Fn(usize) -> &'m Fingerprint,
+    contents: &'m HashMap<usize, Fingerprint>,
 ) -> (Vec<&'m str>, Vec<&'m [u8]>) {
-    open.iter().map(|(&key, &at)| (key, fingerprint(at).as_bytes().as_slice())).unzip()
+    open.iter().map(|(&key, at)| (key, contents[at].as_bytes().as_slice())).unzip()
 }

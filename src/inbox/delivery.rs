@@ -38,7 +38,7 @@ pub enum Handled<E> {
     /// [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch): its id belongs to another content. Park it, or let the
     /// broker deliver it again: a time-out or a conflict may pass.
     Failed(E),
-    /// Nothing of it is committed, and not for a fault of its own: what [stopped](BatchReport::stopped) the batch came before its
+    /// Not committed, as far as is known, and not for a fault of its own: what [stopped](BatchReport::stopped) the batch came before its
     /// turn; or, where nothing did, it stands in the batch twice and the first one failed. Let the broker deliver it again.
     Released,
 }
@@ -52,6 +52,7 @@ impl<E> Handled<E> {
 
 /// What [`Inbox::process_batch`](crate::Inbox::process_batch) did.
 #[derive(Debug)]
+#[must_use = "acknowledge the messages that are committed, and no others"]
 #[non_exhaustive]
 pub struct BatchReport<T, E> {
     /// What became of each message, in the order of the batch.
@@ -60,7 +61,8 @@ pub struct BatchReport<T, E> {
     /// isolated. None when there was nothing fresh.
     pub results: Vec<T>,
     /// What ended the work before all messages had their turn, after a part of them had been committed: the database went
-    /// away, for example.
+    /// away, for example. After a [`CommitUnknown`](crate::ErrorKind::CommitUnknown) some of the released messages may be
+    /// committed; they are duplicates, then, when they come again.
     pub stopped: Option<E>,
 }
 

@@ -41,7 +41,7 @@ impl<B> Message<B> {
     ///
     /// [`Fingerprint::of_bytes`] of the payload where it travels unchanged; [`Fingerprint::of_json`] where a publisher may write
     /// the same JSON in another way. Contents are compared only where both deliveries have a fingerprint, so a consumer
-    /// may begin with it at any time.
+    /// may begin with it at any time. (The fingerprint of `null` counts as none.)
     pub fn with_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = Some(fingerprint);
         self
@@ -66,6 +66,11 @@ impl<B> Message<B> {
         self.fingerprint.as_ref()
     }
 
+    /// The fingerprint, or that of nothing.
+    pub(super) fn content(&self) -> Fingerprint {
+        self.fingerprint.unwrap_or_else(Fingerprint::of_nothing)
+    }
+
     /// What was put in.
     pub fn body(&self) -> &B {
         &self.body
@@ -80,6 +85,12 @@ impl<B> Message<B> {
 impl From<IdempotencyKey> for Message {
     fn from(id: IdempotencyKey) -> Self {
         Self::new(id)
+    }
+}
+
+impl From<&IdempotencyKey> for Message {
+    fn from(id: &IdempotencyKey) -> Self {
+        Self::new(id.clone())
     }
 }
 
@@ -100,6 +111,14 @@ impl TryFrom<&str> for Message {
 
     fn try_from(id: &str) -> Result<Self, Error> {
         IdempotencyKey::try_from(id).map(Self::new)
+    }
+}
+
+impl TryFrom<&String> for Message {
+    type Error = Error;
+
+    fn try_from(id: &String) -> Result<Self, Error> {
+        IdempotencyKey::try_from(id.as_str()).map(Self::new)
     }
 }
 

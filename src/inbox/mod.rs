@@ -31,8 +31,12 @@ use crate::{Idempotency, InFlight, Scope};
 /// | between COMMIT and acknowledgement | has no acknowledgement, delivers again | is a [`Duplicate`](Delivery::Duplicate), and is acknowledged |
 /// | after the acknowledgement | is done | |
 ///
+/// (A failover that loses committed transactions loses ids and effects together; but the broker, which has its acknowledgements,
+/// does not deliver again. Where that must not be, let the COMMIT wait for a standby: synchronous replication.)
+///
 /// The consumer's name is the [`Scope`]: two consumers of one topic have two names, and each sees every message. All instances of
-/// one consumer have the same name. The rows are those of [`Idempotency`], in the same table.
+/// one consumer have the same name. The rows are those of [`Idempotency`], in the same table, so no operation may have that
+/// scope.
 ///
 /// The [guide] says which id to take, what to do about each error, how long to remember against each broker, and what it costs.
 ///
@@ -71,11 +75,11 @@ impl Inbox {
         Idempotency::new(pool).inbox(consumer)
     }
 
-    /// How long a message is remembered, counted from when it was processed. Default: 14 days, which is as long as Kafka with its
+    /// How long a message is remembered, counted from its claim. Default: 14 days, which is as long as Kafka with its
     /// defaults, Google's Pub/Sub with its own, and Amazon's SQS in any case may keep a message.
     ///
-    /// It must be longer than the broker may deliver a message again: from the first delivery to the last, not only to the next
-    /// one. **A message that comes back later is processed again**; the database cannot know it any more. More than 100
+    /// It must be longer than the closure runs, and than the broker may deliver a message again: from the first delivery to the
+    /// last, not only to the next one. **A message that comes back later is processed again**; the database cannot know it any more. More than 100
     /// years count as 100 years; with zero every delivery is processed.
     ///
     /// Each message costs a row until then. [`Idempotency::purge_expired`] deletes what has expired.
@@ -87,7 +91,10 @@ impl Inbox {
     /// What [`process`](Self::process) does about a message that another instance is at. Default: what the [`Idempotency`] has,
     /// which is [`InFlight::Reject`] unless it was set.
     ///
-    /// With [`InFlight::Wait`] it becomes a duplicate as soon as the other one has committed, without one more delivery.
+    /// With [`InFlight::Wait`] it becomes a duplicate as soon as the other one has committed, without one more delivery. A message
+    /// that a *batch* is at is always waited for, until the batch ends; so is each message that two batches have in
+    /// common. PostgreSQL's `lock_timeout` bounds that, and `idle_in_transaction_session_timeout` and `tcp_keepalives_idle` end a
+    /// batch whose host is gone.
     pub fn with_in_flight(mut self, in_flight: InFlight) -> Self {
         self.idempotency = self.idempotency.with_in_flight(in_flight);
         self

@@ -1,11 +1,5 @@
 //! What to do about a message that makes its batch fail: [`Poison`].
 
-use std::error::Error as StdError;
-use std::io;
-
-use crate::error::is_outage;
-use crate::{Error, ErrorKind};
-
 /// What [`Inbox::process_batch`](crate::Inbox::process_batch) does when the closure fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,22 +25,4 @@ impl Poison {
         };
         Some(failed.chunks(size.max(1)).rev().map(<[usize]>::to_vec).collect())
     }
-}
-
-/// Whether the next message would fail like this, too, so that looking for the poisonous one would only find all of them.
-pub(super) fn stops_everything(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        // What `#[error(transparent)]` hides is seen by its source.
-        if error.is::<io::Error>() {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
-            return is_outage(error);
-        }
-        let kind = error.downcast_ref::<Error>().map(Error::kind);
-        matches!(
-            kind,
-            Some(ErrorKind::NotMigrated | ErrorKind::AtomicityViolation | ErrorKind::CommitUnknown)
-        )
-    })
 }

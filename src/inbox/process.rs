@@ -23,7 +23,8 @@ impl Inbox {
     /// lost. A crash between the COMMIT and the acknowledgement costs one more delivery, which is a duplicate.
     ///
     /// The same guards, retries and resolution of lost COMMITs as in [`execute`](crate::Idempotency::execute), for one
-    /// statement beyond BEGIN and COMMIT: there is no result to store.
+    /// statement beyond BEGIN and COMMIT: there is no result to store, and the proof that the transaction is alive travels with
+    /// the COMMIT.
     ///
     /// ```
     /// # use pgonce::{Delivery, Inbox};
@@ -53,7 +54,7 @@ impl Inbox {
     ///   change that;
     /// - [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch): a message with this id and another content was
     ///   processed;
-    /// - [`InFlight`](crate::ErrorKind::InFlight): another consumer is at this very message. Let the broker deliver it again,
+    /// - [`InFlight`](crate::ErrorKind::InFlight): another instance is at this very message (one at which a batch is, is waited for). Let the broker deliver it again,
     ///   or wait ([`with_in_flight`](Self::with_in_flight));
     /// - [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation), [`CommitUnknown`](crate::ErrorKind::CommitUnknown),
     ///   [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database), as in

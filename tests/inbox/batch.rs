@@ -1,9 +1,12 @@
 //! Many messages in one transaction.
 
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use futures_util::FutureExt;
 use pgonce::{Error, Idempotency, Message};
 
 use super::scene::{
-    apply, assert_untouched, assert_whole, consumer, ids, inbox, ledger, messages, process, word,
+    apply, assert_untouched, assert_whole, consumer, ids, inbox, ledger, messages, process, process_all, word,
 };
 use super::support::{Database, charge, key};
 
@@ -12,7 +15,7 @@ async fn the_closure_sees_the_fresh_ones_in_their_order() {
     let db = Database::new().await;
     let inbox = inbox(&db);
     inbox.process("m", async |conn| charge(conn, 0).await).await.unwrap();
-    process(&inbox, &messages(["c", "x"])).await.unwrap();
+    process_all(&inbox, &messages(["c", "x"])).await;
     sqlx::raw_sql("TRUNCATE ledger").execute(&db.pool).await.unwrap();
 
     // Not sorted, twice in the batch, known from a batch, known from a single message.
@@ -34,7 +37,7 @@ async fn without_anything_fresh_nothing_runs_and_nothing_is_written() {
     let db = Database::new().await;
     let inbox = inbox(&db);
     let batch = messages(ids("evt", 5));
-    process(&inbox, &batch).await.unwrap();
+    process_all(&inbox, &batch).await;
     let rows = "SELECT string_agg(key || xmin || '/' || xmax || ctid, ' ' ORDER BY key) FROM pgonce.keys";
     let before: String = sqlx::query_scalar(rows).fetch_one(&db.pool).await.unwrap();
     for _ in 0..2 {
@@ -103,4 +106,42 @@ async fn one_message_of_255_characters_and_one_of_1_fit_into_a_batch() {
     assert_eq!(word(&process(&inbox, &batch).await.unwrap()), "PP");
     assert_eq!(word(&process(&inbox, &batch).await.unwrap()), "DD");
     assert_eq!(batch[1].id(), &key("x"));
+}
+
+#[tokio::test]
+async fn a_conflict_in_the_closure_is_repeated() {
+    let db = Database::new().await;
+    let inbox = inbox(&db);
+    for code in ["40001", "40P01"] {
+        let runs = AtomicU32::new(0);
+        let report = inbox
+            .process_batch(&messages([format!("{code}-a"), format!("{code}-b")]), async |conn, fresh| {
+                apply(conn, fresh).await?;
+                if runs.fetch_add(1, SeqCst) < 2 {
+                    let block =
+                        format!("DO $$ BEGIN RAISE EXCEPTION 'provoked' USING ERRCODE = '{code}'; END $$");
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(conn).await?;
+                }
+                Ok::<_, Error>(())
+            })
+            .await
+            .unwrap();
+        assert_eq!((word(&report).as_str(), runs.load(SeqCst)), ("PP", 3), "{code}");
+    }
+    assert_whole(&db).await;
+}
+
+#[tokio::test]
+async fn a_panic_rolls_back_and_frees_every_id() {
+    let db = Database::new().await;
+    let inbox = inbox(&db);
+    let batch = messages(["a", "b"]);
+    let panics = inbox.process_batch(&batch, async |conn, fresh| -> Result<(), Error> {
+        apply(conn, fresh).await?;
+        panic!("a bug")
+    });
+    assert!(std::panic::AssertUnwindSafe(panics).catch_unwind().await.is_err());
+    db.wait_until_idle().await;
+    assert_untouched(&db).await;
+    assert_eq!(word(&process(&inbox, &batch).await.unwrap()), "PP");
 }

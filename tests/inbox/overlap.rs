@@ -1,6 +1,6 @@
 //! Consumers whose batches overlap.
 
-use pgonce::{Error, Inbox, Message};
+use pgonce::{ClosureError, Error, Inbox, Isolation, Message};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -167,4 +167,29 @@ async fn every_message_of_many_overlapping_batches_is_applied_once() {
     }
     assert_eq!(ledger(&db).await.len(), processed);
     assert_whole(&db).await;
+}
+
+/// Under the stricter levels whoever has waited gets a conflict instead of a duplicate: its claim is repeated.
+#[tokio::test]
+async fn under_the_stricter_levels_the_one_that_waited_claims_again() {
+    for isolation in [Isolation::RepeatableRead, Isolation::Serializable] {
+        for attempts in [1, 5] {
+            let db = Database::new().await;
+            let idempotency = db.idempotency().with_isolation(isolation).with_max_attempts(attempts);
+            let inbox = idempotency.inbox(consumer());
+            let first = Running::start(&inbox, messages(["a", "b"])).await;
+            let waits = {
+                let inbox = inbox.clone();
+                // No writes of its own, which would conflict by themselves.
+                let ids_alone = async |_: &mut sqlx::PgConnection, _: &[&Message<i64>]| Ok::<_, Error>(());
+                tokio::spawn(async move { inbox.process_batch(&messages(["b", "c"]), ids_alone).await })
+            };
+            wait_until_one_waits(&db).await;
+            assert_eq!(first.end(Ok(())).await.unwrap(), "PP");
+            match (attempts, waits.await.unwrap()) {
+                (1, Err(error)) => assert!(error.is_conflict(), "{error}"),
+                (_, report) => assert_eq!(word(&report.unwrap()), "DP", "{isolation:?}, {attempts} attempts"),
+            }
+        }
+    }
 }

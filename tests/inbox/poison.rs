@@ -155,35 +155,120 @@ async fn what_only_the_commit_or_a_time_out_shows_is_told_apart_too() {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+enum Shape {
+    /// Hides the `sqlx::Error` itself from the chain of sources.
+    #[error(transparent)]
+    Transparent(sqlx::Error),
+    #[error("the database failed")]
+    Source(#[source] sqlx::Error),
+    #[error(transparent)]
+    Pgonce(#[from] Error),
+}
+
+#[rustfmt::skip]
+impl pgonce::ClosureError for Shape { fn as_error(&self) -> &(dyn std::error::Error + 'static) { self } }
+
+async fn raise(conn: &mut PgConnection, code: &str) -> Result<(), sqlx::Error> {
+    let block = format!("DO $$ BEGIN RAISE EXCEPTION 'provoked' USING ERRCODE = '{code}'; END $$");
+    conn.execute(sqlx::AssertSqlSafe(block)).await.map(drop)
+}
+
 /// Looking for the poison would find every message guilty.
 #[tokio::test]
 async fn what_is_no_messages_fault_ends_the_work_at_once() {
     let db = Database::new().await;
-    for what in ["io", "pool", "no table", "shut down"] {
-        for poison in BOTH {
+    for what in ["io", "pool", "42P01", "42501", "53100", "57P01", "08006", "25006", "the session ends"] {
+        for (poison, shape) in BOTH.into_iter().flat_map(|poison| [0, 1, 2].map(|shape| (poison, shape))) {
+            // A transparent one shows nothing of what did not come from the database.
+            if shape == 0 && what == "pool" {
+                continue;
+            }
             let inbox = inbox(&db).with_poison(poison);
             let runs = AtomicUsize::new(0);
-            let error = inbox
-                .process_batch(&messages(ids("evt", 8)), async |conn, _| {
-                    runs.fetch_add(1, SeqCst);
-                    match what {
-                        "io" => Err(sqlx::Error::Io(io::ErrorKind::BrokenPipe.into()))?,
-                        "pool" => Err(sqlx::Error::PoolTimedOut)?,
-                        "no table" => conn.execute("SELECT FROM nowhere").await.map(drop)?,
-                        _ => conn
-                            .execute("DO $$ BEGIN RAISE EXCEPTION 'provoked' USING ERRCODE = '57P01'; END $$")
-                            .await
-                            .map(drop)?,
-                    }
-                    Ok::<_, Error>(())
-                })
-                .await
-                .unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Database, "{what}");
-            assert_eq!(runs.load(SeqCst), 1, "{what}, {poison:?}");
+            let result = inbox
+                .process_batch(
+                    &messages(ids("evt", 8)),
+                    async |conn: &mut PgConnection, _: &[&Message<i64>]| {
+                        runs.fetch_add(1, SeqCst);
+                        let failed = match what {
+                            "io" | "the session ends" => {
+                                db.kill_open_transactions().await;
+                                conn.execute("SELECT 1").await.map(drop)
+                            }
+                            "pool" => Err(sqlx::Error::PoolTimedOut),
+                            code => raise(conn, code).await,
+                        };
+                        failed.map_err(|error| match shape {
+                            0 => Shape::Transparent(error),
+                            1 => Shape::Source(error),
+                            _ => Shape::Pgonce(error.into()),
+                        })
+                    },
+                )
+                .await;
+            assert!(result.is_err(), "{what}, {poison:?}, {shape}: {result:?}");
+            assert_eq!(runs.load(SeqCst), 1, "{what}, {poison:?}, {shape}");
         }
     }
     assert_untouched(&db).await;
+}
+
+#[tokio::test]
+async fn without_a_connection_nothing_runs_and_nobody_is_to_blame() {
+    let db = Database::new().await;
+    let pool = db.pool_of(1);
+    pool.close().await;
+    for poison in BOTH {
+        let inbox = pgonce::Inbox::new(pool.clone(), super::scene::consumer()).with_poison(poison);
+        let never =
+            async |_: &mut PgConnection, _: &[&Message<i64>]| -> Result<(), Error> { panic!("must not run") };
+        let error = inbox.process_batch(&messages(["a", "b"]), never).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Database);
+    }
+}
+
+/// A payload that cannot be unpacked is no database that is away, nor is a row that a policy refuses.
+#[tokio::test]
+async fn what_looks_like_an_outage_and_is_one_messages_fault_is_told_apart() {
+    let db = Database::new().await;
+    let role = format!("tenant_{}", uuid::Uuid::new_v4().simple());
+    let policy = format!(
+        "CREATE TABLE guarded (amount bigint); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY no_two ON guarded WITH CHECK (amount <> 2);
+         CREATE ROLE {role}; GRANT INSERT ON guarded TO {role}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(policy)).execute(&db.pool).await.unwrap();
+    for what in ["corrupt", "policy"] {
+        let inbox = inbox(&db).with_poison(Poison::Halve);
+        let report = inbox
+            .process_batch(&messages(ids(what, 5)), async |conn, fresh| {
+                apply(conn, fresh).await?;
+                let is_bad = fresh.iter().any(|message| *message.body() == 2);
+                match what {
+                    "corrupt" if is_bad => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+                    "policy" => {
+                        let amounts: Vec<i64> = fresh.iter().map(|message| *message.body()).collect();
+                        conn.execute(sqlx::AssertSqlSafe(format!("SET LOCAL ROLE {role}"))).await?;
+                        sqlx::query("INSERT INTO guarded SELECT unnest($1::bigint[])")
+                            .bind(amounts)
+                            .execute(&mut *conn)
+                            .await?;
+                        conn.execute("RESET ROLE").await?;
+                    }
+                    _ => {}
+                }
+                anyhow::Ok(())
+            })
+            .await
+            .unwrap();
+        assert_eq!(word(&report), "PPFPP", "{what}");
+    }
+    assert_whole(&db).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP OWNED BY {role}; DROP ROLE {role}")))
+        .execute(&db.pool)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

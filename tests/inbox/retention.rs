@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgonce::Error;
 
-use super::scene::{assert_whole, inbox, ledger, messages, process, word};
+use super::scene::{assert_whole, inbox, ledger, messages, process, process_all, word};
 use super::support::{Database, key};
 
 async fn expire(db: &Database, ids: &str) {
@@ -24,7 +24,7 @@ async fn it_is_fourteen_days_unless_the_inbox_says_otherwise_whatever_the_client
         }
         let id = format!("evt-{expected}");
         inbox.process(id.as_str(), async |_| Ok::<_, Error>(())).await.unwrap();
-        process(&inbox, &messages([format!("batch-{expected}")])).await.unwrap();
+        process_all(&inbox, &messages([format!("batch-{expected}")])).await;
         for id in [id, format!("batch-{expected}")] {
             let record = idempotency.find(inbox.consumer(), &key(&id)).await.unwrap().unwrap();
             assert_eq!((record.expires_at() - record.created_at()).num_seconds(), expected, "{id}");
@@ -56,7 +56,7 @@ async fn a_message_that_comes_back_later_is_processed_again() {
 async fn a_batch_takes_over_what_has_expired() {
     let db = Database::new().await;
     let inbox = inbox(&db);
-    process(&inbox, &messages(["a", "b", "c", "d"])).await.unwrap();
+    process_all(&inbox, &messages(["a", "b", "c", "d"])).await;
     expire(&db, "a c").await;
     let report = process(&inbox, &messages(["d", "c", "new", "a", "b"])).await.unwrap();
     assert_eq!(word(&report), "DPPPD");
@@ -77,7 +77,7 @@ async fn a_batch_takes_over_what_has_expired() {
 async fn expired_messages_are_purged_like_keys() {
     let db = Database::new().await;
     let inbox = inbox(&db);
-    process(&inbox, &messages(["a", "b", "c"])).await.unwrap();
+    process_all(&inbox, &messages(["a", "b", "c"])).await;
     expire(&db, "a b").await;
     assert_eq!(inbox.idempotency().purge_expired(10).await.unwrap(), 2);
     assert_eq!(word(&process(&inbox, &messages(["a", "c"])).await.unwrap()), "PD");
@@ -85,12 +85,13 @@ async fn expired_messages_are_purged_like_keys() {
     assert_eq!(db.count("ledger").await, 4);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_take_over_the_same_messages_process_them_once() {
     let db = Database::new().await;
-    let inbox = inbox(&db);
-    let names = super::scene::ids("evt", 200);
-    process(&inbox, &messages(&names)).await.unwrap();
+    // With one attempt each, a deadlock is an error.
+    let inbox = db.idempotency().with_max_attempts(1).inbox(super::scene::consumer());
+    let names = super::scene::ids("evt", 1000);
+    process_all(&inbox, &messages(&names)).await;
     for round in 1..=5 {
         expire(&db, &names.join(" ")).await;
         let calls: Vec<_> = (0..4)
@@ -107,11 +108,11 @@ async fn batches_that_take_over_the_same_messages_process_them_once() {
         for call in calls {
             processed += call.await.unwrap().unwrap();
         }
-        assert_eq!(processed, 200, "round {round}");
+        assert_eq!(processed, 1000, "round {round}");
     }
-    assert_eq!(ledger(&db).await.len(), 6 * 200);
+    assert_eq!(ledger(&db).await.len(), 6 * 1000);
     // One row each, whatever they went through.
-    assert_eq!(db.count("pgonce.keys").await, 200);
+    assert_eq!(db.count("pgonce.keys").await, 1000);
     sqlx::raw_sql(
         "TRUNCATE ledger; UPDATE accounts SET balance = 0 WHERE id = 'bob'; DELETE FROM pgonce.keys",
     )
@@ -119,4 +120,26 @@ async fn batches_that_take_over_the_same_messages_process_them_once() {
     .await
     .unwrap();
     assert_whole(&db).await;
+}
+
+/// Between its look and its takeover a batch has taken the message over and committed.
+#[tokio::test]
+async fn a_takeover_that_comes_too_late_is_a_duplicate() {
+    let db = Database::new().await;
+    let other = inbox(&db);
+    process_all(&other, &messages(["evt"])).await;
+    expire(&db, "evt").await;
+    let gate = {
+        let other = other.clone();
+        move || {
+            let other = other.clone();
+            async move { process_all(&other, &messages(["evt"])).await }
+        }
+    };
+    let late = pgonce::Idempotency::new(db.gated_pool("UPDATE pgonce.keys", gate).await)
+        .inbox(super::scene::consumer());
+    let delivery =
+        late.process("evt", async |_| -> Result<(), Error> { panic!("must not run") }).await.unwrap();
+    assert!(delivery.is_duplicate());
+    assert_eq!(ledger(&db).await.len(), 2);
 }

@@ -50,6 +50,10 @@ pub async fn process(
         .await
 }
 
+pub async fn process_all(inbox: &Inbox, messages: &[Message<i64>]) {
+    assert!(process(inbox, messages).await.unwrap().is_complete());
+}
+
 /// The amounts in the ledger, in the order in which they were written.
 pub async fn ledger(db: &Database) -> Vec<i64> {
     sqlx::query_scalar("SELECT amount FROM ledger ORDER BY id").fetch_all(&db.pool).await.unwrap()

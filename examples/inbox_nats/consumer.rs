@@ -6,10 +6,10 @@ use std::time::Duration;
 use std::{process, thread};
 
 use anyhow::{Context, Error, Result};
-use async_nats::jetstream::consumer::pull::Stream;
+use async_nats::jetstream::consumer::pull::{MessagesError, Stream};
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt;
-use pgonce::{ErrorKind, Fingerprint, Inbox, Message, Poison, Scope};
+use pgonce::{ErrorKind, Fingerprint, Handled, Inbox, Message, Poison, Scope};
 use sqlx::PgPool;
 
 use crate::event::Event;
@@ -24,6 +24,9 @@ pub const WITHOUT_INBOX: &str = "without-inbox";
 const BATCH: usize = 100;
 const A_MOMENT: Duration = Duration::from_millis(50);
 
+/// What the stream of messages gives.
+type Received = Result<jetstream::Message, MessagesError>;
+
 struct Delivered {
     event: Event,
     broker: jetstream::Message,
@@ -33,6 +36,20 @@ impl Delivered {
     async fn answer(&self, answer: AckKind) -> Result<()> {
         self.broker.ack_with(answer).await.map_err(Error::from_boxed)
     }
+}
+
+/// The messages as the inbox wants them. What cannot be read is refused for good: no delivery would change it. (A real
+/// consumer parks it where somebody looks.)
+async fn readable(batch: Vec<Received>) -> Result<Vec<Message<Delivered>>> {
+    let mut messages = Vec::new();
+    for received in batch {
+        let received = received?;
+        match message(received.clone()) {
+            Ok(message) => messages.push(message),
+            Err(_) => received.ack_with(AckKind::Term).await.map_err(Error::from_boxed)?,
+        }
+    }
+    Ok(messages)
 }
 
 /// A message as the inbox wants it. Its id is the event's, which is the same in every copy. The broker's own number
@@ -49,7 +66,7 @@ fn message(broker: jetstream::Message) -> Result<Message<Delivered>> {
 async fn process_batches(inbox: &Inbox, delivered: Stream) -> Result<()> {
     let mut batches = delivered.ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
-        let messages = batch.into_iter().map(|delivered| message(delivered?)).collect::<Result<Vec<_>>>()?;
+        let messages = readable(batch).await?;
         let report = inbox
             .process_batch(&messages, async |conn, fresh| {
                 let events: Vec<_> = fresh.iter().map(|message| &message.body().event).collect();
@@ -58,7 +75,14 @@ async fn process_batches(inbox: &Inbox, delivered: Stream) -> Result<()> {
             .await?;
         tell(report.duplicates())?;
         for (message, handled) in messages.iter().zip(&report.messages) {
-            let answer = if handled.is_committed() { AckKind::Ack } else { AckKind::Nak(Some(A_MOMENT)) };
+            let answer = match handled {
+                Handled::Processed | Handled::Duplicate => AckKind::Ack,
+                // Its id belongs to another event.
+                Handled::Failed(error) if kind_of(error) == Some(ErrorKind::FingerprintMismatch) => {
+                    AckKind::Term
+                }
+                _ => AckKind::Nak(Some(A_MOMENT)),
+            };
             message.body().answer(answer).await?;
         }
     }
@@ -68,7 +92,7 @@ async fn process_batches(inbox: &Inbox, delivered: Stream) -> Result<()> {
 /// One by one: a transaction for each message.
 async fn process_each(inbox: &Inbox, mut delivered: Stream) -> Result<()> {
     while let Some(delivered) = delivered.next().await {
-        let message = message(delivered?)?;
+        let Some(message) = readable(vec![delivered]).await?.pop() else { continue };
         let processed =
             inbox.process(&message, async |conn| ledger::apply(conn, &[&message.body().event]).await).await;
         let answer = match processed {
@@ -77,7 +101,7 @@ async fn process_each(inbox: &Inbox, mut delivered: Stream) -> Result<()> {
                 AckKind::Ack
             }
             // Another consumer is at a copy of it. Should that one die, this one is needed.
-            Err(error) if is_in_flight(&error) => AckKind::Nak(Some(A_MOMENT)),
+            Err(error) if kind_of(&error) == Some(ErrorKind::InFlight) => AckKind::Nak(Some(A_MOMENT)),
             Err(error) => return Err(error),
         };
         message.body().answer(answer).await?;
@@ -85,15 +109,15 @@ async fn process_each(inbox: &Inbox, mut delivered: Stream) -> Result<()> {
     Ok(())
 }
 
-fn is_in_flight(error: &Error) -> bool {
-    error.downcast_ref::<pgonce::Error>().is_some_and(|error| error.kind() == ErrorKind::InFlight)
+fn kind_of(error: &Error) -> Option<ErrorKind> {
+    error.downcast_ref().map(pgonce::Error::kind)
 }
 
 /// What it would be without an inbox: whatever is delivered is applied.
 async fn apply_all(pool: &PgPool, delivered: Stream) -> Result<()> {
     let mut batches = delivered.ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
-        let messages = batch.into_iter().map(|delivered| message(delivered?)).collect::<Result<Vec<_>>>()?;
+        let messages = readable(batch).await?;
         let events: Vec<_> = messages.iter().map(|message| &message.body().event).collect();
         let mut transaction = pool.begin().await?;
         ledger::apply(&mut transaction, &events).await?;

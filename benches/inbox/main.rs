@@ -1,7 +1,8 @@
 //! What the inbox costs, and what a batch gains, against the same transactions without an inbox:
 //!
 //!     cargo bench --bench inbox               # some minutes
-//!     cargo bench --bench inbox -- --quick    # half a minute
+//!     cargo bench --bench inbox -- --quick    # a minute
+//!     cargo bench --bench inbox -- slow       # one of the servers: disk, slow, work
 //!
 //! It starts PostgreSQL servers of its own.
 
@@ -43,13 +44,27 @@ async fn main() -> anyhow::Result<()> {
     } else {
         Plan { rounds: 9, duration: Duration::from_secs(2) }
     };
+    let slow = Settings::durable().with("commit_siblings", "0").with("commit_delay", "5000");
     let servers = [
-        ("a COMMIT waits for the disk, as it should", Settings::durable()),
-        ("nothing waits for the disk (`fsync = off`), so that only the work counts", Settings::fast()),
+        ("disk", "a COMMIT waits for the disk of this machine", Settings::durable()),
+        (
+            "slow",
+            "a COMMIT takes 5 ms, as one that waits for a network disk or a standby (`commit_delay`)",
+            slow,
+        ),
+        (
+            "work",
+            "nothing waits for the disk (`fsync = off`), so that only the work counts",
+            Settings::fast(),
+        ),
     ];
-    for (title, settings) in servers {
-        let (rounds, bytes) = measure(plan, settings).await?;
-        println!("\n{}\n{bytes}", table::of(title, &rounds));
+    let named: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    for (name, title, settings) in servers {
+        if named.is_empty() || named.iter().any(|wanted| wanted == name) {
+            let (rounds, bytes) = measure(plan, settings).await?;
+            println!("\n{}\n{bytes}", table::of(title, &rounds));
+        }
     }
     Ok(())
 }

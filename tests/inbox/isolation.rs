@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use pgonce::{Error, Isolation};
-use sqlx::Executor;
 use tokio::sync::Barrier;
 
 use super::scene::{consumer, messages};
@@ -59,7 +58,6 @@ async fn the_level_is_the_one_that_was_asked_for_and_a_batch_that_overlaps_is_re
                 let batch = messages(ids);
                 let report = inbox
                     .process_batch(&batch, async |conn, fresh| {
-                        conn.execute("SELECT pg_sleep(0)").await?;
                         let level: String =
                             sqlx::query_scalar("SHOW transaction_isolation").fetch_one(conn).await?;
                         Ok::<_, Error>((level, fresh.len()))

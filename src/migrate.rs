@@ -41,6 +41,12 @@ pub const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0002_messages.up.sql"),
         down: include_str!("../migrations/0002_messages.down.sql"),
     },
+    Migration {
+        version: 3,
+        name: "operations",
+        up: include_str!("../migrations/0003_operations.up.sql"),
+        down: include_str!("../migrations/0003_operations.down.sql"),
+    },
 ];
 
 /// Applies the migrations that are missing. Harmless to repeat, and to run from many processes at once.

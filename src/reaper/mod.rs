@@ -12,8 +12,8 @@ use std::{future, io};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use self::cycle::{Cycle, Next};
 pub use self::cycle::Reaped;
+use self::cycle::{Cycle, Next};
 pub use self::handle::ReaperHandle;
 use self::pace::Pace;
 use crate::sql::Purge;

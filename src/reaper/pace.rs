@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{
-    BackoffBuilder, ConstantBackoff, ConstantBuilder, ExponentialBackoff, ExponentialBuilder,
-};
+use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder, ExponentialBackoff, ExponentialBuilder};
 
 pub(super) struct Pace {
     rest: u32,

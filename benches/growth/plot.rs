@@ -50,7 +50,8 @@ fn draw_panel(
         .axis_style(BLACK.mix(0.4))
         .label_style(("sans-serif", 12))
         .x_desc("live keys")
-        .x_label_formatter(&|keys| short(*keys))
+        // A number at each power of ten.
+        .x_label_formatter(&|keys| if keys.log10().fract().abs() < 1e-6 { short(*keys) } else { String::new() })
         .y_label_formatter(&|value| short(*value))
         .draw()?;
     for (keys, color) in [(Keys::Random, RGBColor(213, 94, 0)), (Keys::TimeOrdered, RGBColor(0, 114, 178))] {

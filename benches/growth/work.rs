@@ -6,27 +6,30 @@ use std::time::Duration;
 use anyhow::ensure;
 use pgonce::{Error, Idempotency, IdempotencyKey, Operation, Scope};
 use sqlx::PgPool;
+use sqlx::types::chrono::{DateTime, Utc};
 
 use crate::fill::{Keys, SCOPES, result};
 
-/// Longer than that of the other keys, by which they are found again.
-const RETENTION_OF_FRESH: Duration = Duration::from_secs(72 * 60 * 60);
+/// When the newest of the keys expires, and how long that is from now.
+pub async fn newest(pool: &PgPool) -> anyhow::Result<(DateTime<Utc>, Duration)> {
+    let newest = "SELECT max(expires_at), extract(epoch FROM max(expires_at) - clock_timestamp())::float8 FROM pgonce.keys";
+    let (newest, seconds) = sqlx::query_as(newest).fetch_one(pool).await?;
+    Ok((newest, Duration::from_secs_f64(seconds) + Duration::from_millis(1)))
+}
 
 /// A new key of any tenant, with a closure that does nothing but return its result: what is measured is pgonce's own.
-pub async fn fresh(idempotency: &Idempotency, keys: Keys) -> anyhow::Result<i64> {
+pub async fn fresh(idempotency: &Idempotency, keys: Keys, retention: Duration) -> anyhow::Result<i64> {
     let scope = Scope::new(format!("acct_{}/charges", 100 + fastrand::i64(0..SCOPES)))?;
-    let operation = Operation::new(scope, keys.new_key()).with_retention(RETENTION_OF_FRESH);
+    let operation = Operation::new(scope, keys.new_key()).with_retention(retention);
     let outcome = idempotency.execute(&operation, async |_| Ok::<_, Error>(result())).await?;
     ensure!(!outcome.is_replayed(), "a new key was replayed");
     Ok(1)
 }
 
-/// Deletes what [`fresh`] inserted.
-pub async fn forget_fresh(pool: &PgPool, inserted: i64) -> anyhow::Result<()> {
-    let deleted = sqlx::query("DELETE FROM pgonce.keys WHERE expires_at > now() + interval '2 days'")
-        .execute(pool)
-        .await?
-        .rows_affected();
+/// Deletes what [`fresh`] has inserted since.
+pub async fn forget_fresh(pool: &PgPool, newest: DateTime<Utc>, inserted: i64) -> anyhow::Result<()> {
+    let delete = sqlx::query("DELETE FROM pgonce.keys WHERE expires_at > $1").bind(newest);
+    let deleted = delete.execute(pool).await?.rows_affected();
     ensure!(deleted as i64 == inserted, "{inserted} were inserted, and {deleted} are there");
     Ok(())
 }

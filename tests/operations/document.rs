@@ -8,12 +8,20 @@ pub fn read(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The statement of the runbook that begins with these words, up to its semicolon.
-pub fn statement(begins: &str) -> String {
+/// All statements of the runbook's blocks of SQL.
+pub fn statements() -> Vec<String> {
     let runbook = read("operations.md");
-    let mut found = runbook.match_indices(&format!("\n{begins}"));
-    let (at, _) = found.next().unwrap_or_else(|| panic!("the runbook has no {begins}"));
-    assert_eq!(found.next(), None, "the runbook has more than one {begins}");
-    let statement = &runbook[at + 1..];
-    statement[..statement.find(';').expect("a semicolon")].to_owned()
+    let blocks = runbook.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+    let statements = blocks.flat_map(|block| block.split(';')).map(|statement| {
+        statement.lines().map(str::trim_start).collect::<Vec<_>>().join("\n").trim().to_owned()
+    });
+    statements.filter(|statement| !statement.is_empty()).collect()
+}
+
+/// The one that begins with these words.
+pub fn statement(begins: &str) -> String {
+    let mut found: Vec<String> =
+        statements().into_iter().filter(|statement| statement.starts_with(begins)).collect();
+    assert_eq!(found.len(), 1, "the runbook has not one {begins}: {found:?}");
+    found.remove(0)
 }

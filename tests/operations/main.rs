@@ -2,6 +2,7 @@
 
 mod document;
 mod former;
+mod night;
 mod partitioned;
 mod restore;
 #[path = "../support/mod.rs"]

@@ -83,8 +83,9 @@ async fn every_guard_holds_in_every_partition() {
     partition(&db.pool).await;
     let idempotency =
         Idempotency::connect_with(PgPoolOptions::new().max_connections(2), db.options()).await.unwrap();
+    let operation = operation();
     for deed in ALL {
-        let call = idempotency.execute(&operation(), async |conn| {
+        let call = idempotency.execute(&operation, async |conn| {
             commit_deed(conn, deed).await?;
             drop(write_on(conn).await);
             Ok::<_, Error>(1)

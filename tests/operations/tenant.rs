@@ -46,8 +46,7 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
 
     // Out, all of it as of one moment.
     let mut out = Vec::new();
-    let copy = AssertSqlSafe(document::statement("COPY (SELECT"));
-    let mut stream = old.pool.copy_out_raw(copy).await.unwrap();
+    let mut stream = old.pool.copy_out_raw(&document::statement("COPY (SELECT")).await.unwrap();
     while let Some(bytes) = stream.try_next().await.unwrap() {
         out.extend_from_slice(&bytes);
     }
@@ -57,7 +56,7 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
     let finish = document::statement("SELECT pgonce.finish");
     for finished in [false, true] {
         let mut transaction = new.pool.begin().await.unwrap();
-        let mut sink = transaction.copy_in_raw(AssertSqlSafe(copy.clone())).await.unwrap();
+        let mut sink = transaction.copy_in_raw(&copy).await.unwrap();
         sink.send(out.as_slice()).await.unwrap();
         assert_eq!(sink.finish().await.unwrap(), 4);
         if finished {

@@ -11,7 +11,7 @@ use crate::measure::CLIENTS;
 use crate::sizes::Sizes;
 
 /// Keys of each shape.
-const COUNT: usize = 16_000;
+const COUNT: usize = 12_000;
 
 /// Bytes of text, and of JSON.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ const SHAPES: [Shape; 7] = [
     Shape { scope: 16, key: 36, result: 20 },
     Shape { scope: 16, key: 36, result: 300 },
     Shape { scope: 16, key: 36, result: 1000 },
-    Shape { scope: 16, key: 36, result: 1800 },
+    Shape { scope: 16, key: 36, result: 1500 },
     Shape { scope: 40, key: 64, result: 300 },
     Shape { scope: 100, key: 100, result: 300 },
     Shape { scope: 16, key: 36, result: 8000 },
@@ -36,33 +36,37 @@ struct Bytes {
     table: f64,
     primary_key: f64,
     expiry: f64,
-    /// WAL of `execute` and of a purge, without images of pages.
+    /// WAL of `execute`, and of a purge with its VACUUM; without images of pages.
     fresh: f64,
     purge: f64,
 }
 
 impl Shape {
-    /// From how PostgreSQL lays out rows, index entries and WAL; docs/operations.md has it in short.
+    /// From how PostgreSQL lays out rows and index entries; the factors that come from how pages fill up, and the WAL, are
+    /// measured. docs/operations.md has it in short.
     fn formula(self) -> Bytes {
         let Self { scope, key, result } = self;
         let texts = scope + key;
-        // A row of more than about 2000 bytes leaves its result to the TOAST table, in chunks with an index entry each.
-        let is_toasted = texts + result > 1840;
-        let toast = (result as f64) * 2048.0 / 1996.0 + (result as f64 / 1996.0).ceil() * 22.0;
-        // The header, the other columns with their alignment, and two line pointers: its own, and that of the claim.
-        let row = aligned(32 + texts + 2 + 34 + 10 + if is_toasted { 20 } else { result + 4 } + 5 + 16 + 32) + 8;
-        let rows_of_a_page = 8168 / row;
-        let table = 8192.0 / rows_of_a_page as f64;
-        // An entry has a header, the texts and a line pointer. Random insertion leaves a third of each page empty, insertion at
-        // the end a tenth.
-        let primary_key = (aligned(8 + texts + 2) + 4) as f64 / 0.69;
-        let expiry = 20.0 / 0.9;
+        // The header, the columns with their alignment, and the line pointer.
+        let row_with = |result: usize| aligned(32 + texts + 2 + 34 + 10 + result + 5 + 16 + 32) + 4;
+        let claim = aligned(32 + texts + 2 + 34 + 8 + 16 + 16) + 4;
+        // A longer row leaves its result to the TOAST table, in chunks with an index entry each.
+        let is_toasted = row_with(result + 4) > 2032;
+        let chunks = if is_toasted { result.div_ceil(1996) } else { 0 };
+        let toast = if is_toasted { result * 2048 / 1996 + chunks * 22 } else { 0 };
+        // The claim keeps its line pointer, and for the last row of a page there must be room for both.
+        let row = row_with(if is_toasted { 18 } else { result + 4 }) + 4;
+        let table = 8192 / ((8168 - claim) / row);
+        // A row that finds no room beside its claim has entries of its own.
+        let entries = 1.0 + 0.65 * row as f64 / 8192.0;
         Bytes {
-            table: table + if is_toasted { toast } else { 0.0 },
-            primary_key,
-            expiry,
-            fresh: 530.0 + 2.0 * texts as f64 + if is_toasted { toast * 1.1 } else { result as f64 },
-            purge: 120.0,
+            table: (table + toast) as f64,
+            // Entries of a header, the texts and a line pointer. Random ones leave a third of each page empty, and those at the
+            // end a tenth.
+            primary_key: (aligned(8 + texts + 2) + 4) as f64 / 0.66 * entries,
+            expiry: 20.0 / 0.85 * entries,
+            fresh: 555.0 + 2.7 * texts as f64 + if is_toasted { 1.1 } else { 1.05 } * result as f64,
+            purge: 125.0 + 56.0 * chunks as f64,
         }
     }
 }
@@ -80,7 +84,7 @@ pub async fn compare() -> anyhow::Result<()> {
     println!(
         "Bytes for each key: measured, by the formula, and by how much that is wrong. {COUNT} keys of each shape, random, in \
          {SCOPES} scopes.\n\n\
-         | scope, key, result | table | primary key | expiry index | WAL of `execute` | WAL of a purge |\n\
+         | scope, key, result | table | primary key | expiry index | WAL of `execute` | WAL of a purge and VACUUM |\n\
          | --- | --- | --- | --- | --- | --- |"
     );
     for shape in SHAPES {
@@ -121,6 +125,7 @@ async fn measure(pool: &PgPool, shape: Shape) -> anyhow::Result<Bytes> {
     let executed = wal(pool).await?;
     let sizes = Sizes::now(pool).await?;
     while idempotency.purge_expired(1000).await? > 0 {}
+    sqlx::raw_sql("VACUUM pgonce.keys").execute(pool).await?;
     let purged = wal(pool).await?;
     Ok(Bytes {
         table: sizes.each(sizes.heap + sizes.toast),

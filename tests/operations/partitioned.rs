@@ -26,7 +26,7 @@ fn order(n: usize) -> Operation {
 
 /// What a table is to its rows, one line each.
 const SHAPE: &str = "
-SELECT regexp_replace(regexp_replace(line, ' NOT VALID$', ''), '\\s+', ' ', 'g') FROM (
+SELECT regexp_replace(regexp_replace(line, ' NOT VALID', ''), '\\s+', ' ', 'g') FROM (
     SELECT format('column %s %s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation) AS line
     FROM pg_attribute a WHERE a.attrelid = 'pgonce.keys'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL

@@ -36,7 +36,7 @@ async fn after_a_restore_to_a_point_in_time_keys_and_effects_are_those_of_that_m
         inbox.process(id, async |conn| charge(conn, 1).await).await.unwrap().is_duplicate()
     };
     let before = Idempotency::new(bank.pool_of(4));
-    let in_backup = pay(&before, "in the backup").await;
+    let in_backup = pay(&before, "in-the-backup").await;
     before.pool().close().await;
 
     // The backup: a copy of the folder. What becomes of it is told by its settings, as in the runbook.
@@ -54,7 +54,7 @@ async fn after_a_restore_to_a_point_in_time_keys_and_effects_are_those_of_that_m
 
     // Life goes on, and then the mistake.
     let idempotency = Idempotency::new(bank.pool_of(4));
-    let in_wal = pay(&idempotency, "in the WAL").await;
+    let in_wal = pay(&idempotency, "in-the-WAL").await;
     assert!(!consume(&idempotency, "evt-kept").await);
     let mut open = PgConnection::connect_with(&bank.options()).await.unwrap();
     let mut open = open.begin().await.unwrap();
@@ -66,7 +66,7 @@ async fn after_a_restore_to_a_point_in_time_keys_and_effects_are_those_of_that_m
     open.commit().await.unwrap();
     let lost = pay(&idempotency, "lost").await;
     assert!(!consume(&idempotency, "evt-lost").await);
-    let kept = order("in the backup");
+    let kept = order("in-the-backup");
     assert!(idempotency.execute(&kept, must_not_run).await.unwrap().is_replayed());
 
     // The restore. The old server ends when its WAL has been read.
@@ -90,7 +90,7 @@ async fn after_a_restore_to_a_point_in_time_keys_and_effects_are_those_of_that_m
 
     // What a retry then gets.
     let idempotency = Idempotency::new(pool);
-    for (name, charged) in [("in the backup", in_backup), ("in the WAL", in_wal)] {
+    for (name, charged) in [("in-the-backup", in_backup), ("in-the-WAL", in_wal)] {
         let outcome = idempotency.execute(&order(name), must_not_run).await.unwrap();
         assert_eq!(outcome, Outcome::Replayed(charged), "{name}");
     }

@@ -178,4 +178,7 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
     assert_eq!(db.count("pgonce.keys").await, 3 * (20 + 40));
     let partitions = "(SELECT DISTINCT tableoid FROM pgonce.keys) AS used";
     assert_eq!(db.count(partitions).await, 16, "the keys are everywhere");
+    sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
+    assert_eq!(db.count("pgonce.purge_expired(1000) AS purged WHERE purged = 180").await, 1);
+    assert_eq!(db.count("pgonce.keys").await, 0);
 }

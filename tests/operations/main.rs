@@ -1,0 +1,11 @@
+//! What docs/operations.md promises to an operator, done: an upgrade, a restore, a tenant that moves, partitions.
+
+mod document;
+mod former;
+mod night;
+mod partitioned;
+mod restore;
+#[path = "../support/mod.rs"]
+mod support;
+mod tenant;
+mod upgrade;

@@ -253,6 +253,7 @@
 //! or the text of a closure's error.
 #![warn(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod call;
 mod canonical;
 mod claim;
 mod closure;
@@ -267,6 +268,10 @@ mod idempotency;
 mod inbox;
 mod key;
 mod kind;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod migrate;
 mod operation;
 mod outcome;
@@ -277,6 +282,7 @@ mod record;
 mod retention;
 mod run;
 mod sql;
+mod step;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;

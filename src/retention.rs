@@ -1,6 +1,6 @@
 //! The end of a key: [`Idempotency::purge_expired`].
 
-use crate::{Error, Idempotency, Isolation, sql};
+use crate::{Error, Idempotency, Isolation, metrics, sql};
 
 impl Idempotency {
     /// Deletes at most `limit` expired keys, the oldest first, in a transaction of its own, and says how many.
@@ -16,6 +16,7 @@ impl Idempotency {
         let mut transaction = self.begin(Isolation::ReadCommitted).await?;
         let purged = sql::purge(transaction.connection(), limit).await?;
         transaction.commit().await?;
+        metrics::purged(purged);
         tracing::debug!(purged, "purged expired idempotency keys");
         Ok(purged)
     }

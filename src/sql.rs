@@ -5,6 +5,8 @@
 //! and the client's clock is nobody's.
 
 mod message;
+#[cfg(feature = "metrics")]
+mod sample;
 mod savepoint;
 mod verify;
 
@@ -16,6 +18,8 @@ use sqlx::{PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
 pub(crate) use self::message::Batch;
+#[cfg(feature = "metrics")]
+pub(crate) use self::sample::{Sample, sample};
 pub(crate) use self::savepoint::Savepoint;
 pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};

@@ -17,7 +17,10 @@ use support::{Database, assert_in_document};
 use telemetry::Telemetry;
 
 fn attribute(span: &SpanData, name: &str) -> Option<String> {
-    span.attributes.iter().find(|attribute| attribute.key.as_str() == name).map(|found| found.value.to_string())
+    span.attributes
+        .iter()
+        .find(|attribute| attribute.key.as_str() == name)
+        .map(|found| found.value.to_string())
 }
 
 fn named<'s>(spans: &'s [SpanData], name: &str) -> &'s SpanData {
@@ -71,7 +74,10 @@ async fn a_charge_and_its_retry_are_seen() {
     for span in traces.iter().flatten() {
         for attribute in &span.attributes {
             let value = attribute.value.to_string();
-            assert!(!["order-1", "4200", "9900"].iter().any(|secret| value.contains(secret)), "{attribute:?}");
+            assert!(
+                !["order-1", "4200", "9900"].iter().any(|secret| value.contains(secret)),
+                "{attribute:?}"
+            );
         }
     }
 
@@ -86,8 +92,10 @@ async fn a_charge_and_its_retry_are_seen() {
         assert_eq!(attribute(claim, name).as_deref(), Some("23514"));
     }
 
-    let text = telemetry.metrics.render();
-    for (outcome, count) in [("executed", 1), ("replayed", 1), ("fingerprint_mismatch", 1), ("database_error", 1)] {
+    let text = client::metrics(&app).await.unwrap();
+    for (outcome, count) in
+        [("executed", 1), ("replayed", 1), ("fingerprint_mismatch", 1), ("database_error", 1)]
+    {
         let line = format!(
             "pgonce_operations_total{{call=\"execute\",scope=\"charges\",outcome=\"{outcome}\"}} {count}"
         );

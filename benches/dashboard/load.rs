@@ -84,7 +84,10 @@ fn operation(key: &str, amount: i64) -> Result<Operation, Error> {
 }
 
 async fn charge(conn: &mut PgConnection, account: i64, text: &str) -> Result<String, Error> {
-    sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = $1").bind(account).execute(conn).await?;
+    sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = $1")
+        .bind(account)
+        .execute(conn)
+        .await?;
     Ok(text.to_owned())
 }
 
@@ -106,7 +109,8 @@ async fn work(idempotency: Idempotency, clock: Clock, worker: usize) -> anyhow::
         let fails = random.f64();
         // Whatever it comes to is counted.
         if fails < 0.02 && key != last {
-            let declined = async |_: &mut PgConnection| Ok::<Result<(), String>, Error>(Err("declined".into()));
+            let declined =
+                async |_: &mut PgConnection| Ok::<Result<(), String>, Error>(Err("declined".into()));
             drop(idempotency.execute_recording(&operation, declined).await);
         } else {
             let chosen = if is_hot { &hot } else { &idempotency };
@@ -168,7 +172,8 @@ async fn lose_commits(options: PgConnectOptions, clock: Clock) -> anyhow::Result
         }
         if clock.loses_commits() {
             let edge = if n % 3 == 0 { Edge::Before } else { Edge::After };
-            let is_commit = |message: &Message| message.side == Side::Client && message.label == "Query: COMMIT";
+            let is_commit =
+                |message: &Message| message.side == Side::Client && message.label == "Query: COMMIT";
             proxy.arm(Fault::Cut, edge, is_commit);
             let operation = operation(&format!("lost-{n}"), 42)?;
             idempotency.execute(&operation, async |conn| charge(conn, 2, "lost").await).await?;

@@ -29,7 +29,8 @@ async fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let port = serve(install()?).await?;
     let prometheus = Prometheus::start(port, &root.join("ops/prometheus-alerts.yaml"))?;
-    let server = tokio::task::spawn_blocking(|| throwaway_postgres::private_with(&Settings::durable())).await??;
+    let server =
+        tokio::task::spawn_blocking(|| throwaway_postgres::private_with(&Settings::durable())).await??;
 
     // So that every series has a first value.
     prometheus.answers().await?;

@@ -64,7 +64,10 @@ impl Panel {
             // As Grafana does, for a scrape each second.
             let expression = expr.replace("$__rate_interval", "5s").replace("$job", ".*");
             for series in prometheus.range(&expression, from, to).await? {
-                lines.push(Line { name: name(legend_format, &series["metric"]), points: points(&series, from) });
+                lines.push(Line {
+                    name: name(legend_format, &series["metric"]),
+                    points: points(&series, from),
+                });
             }
         }
         Ok(lines)

@@ -36,7 +36,12 @@ pub fn draw(path: &Path, panels: &[(Vec<Line>, Panel)], seconds: f64) -> anyhow:
 
 type Area<'p> = DrawingArea<SVGBackend<'p>, plotters::coord::Shift>;
 
-fn draw_panel(area: &Area<'_>, lines: &[Line], panel: &Panel, seconds: f64) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_panel(
+    area: &Area<'_>,
+    lines: &[Line],
+    panel: &Panel,
+    seconds: f64,
+) -> Result<(), Box<dyn std::error::Error>> {
     let highest = lines.iter().flat_map(|line| &line.points).map(|(_, value)| *value).fold(0.0, f64::max);
     // Room for the names above the lines.
     let rows_of_names = lines.len() as f64;

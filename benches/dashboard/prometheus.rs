@@ -41,7 +41,9 @@ impl Prometheus {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {program}: install Debian's package prometheus, or set PROMETHEUS_BIN"))?;
+            .with_context(|| {
+                format!("cannot start {program}: install Debian's package prometheus, or set PROMETHEUS_BIN")
+            })?;
         Ok(Self { child, url: format!("http://{own}/api/v1"), folder })
     }
 
@@ -69,7 +71,10 @@ impl Prometheus {
     pub async fn alerts(&self) -> anyhow::Result<Vec<String>> {
         let found = self.get("alerts", &[]).await?;
         let alerts = found["alerts"].as_array().cloned().unwrap_or_default();
-        Ok(alerts.iter().filter_map(|alert| Some(alert["labels"]["alertname"].as_str()?.to_owned())).collect())
+        Ok(alerts
+            .iter()
+            .filter_map(|alert| Some(alert["labels"]["alertname"].as_str()?.to_owned()))
+            .collect())
     }
 
     async fn get(&self, what: &str, query: &[(&str, &str)]) -> anyhow::Result<Value> {

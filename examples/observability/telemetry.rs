@@ -32,7 +32,9 @@ impl Telemetry {
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_default(LevelFilter::INFO).with_target("sqlx", LevelFilter::OFF));
+            .with_filter(
+                Targets::new().with_default(LevelFilter::INFO).with_target("sqlx", LevelFilter::OFF),
+            );
         Registry::default().with(to_opentelemetry).init();
         Ok(Self { metrics, spans })
     }

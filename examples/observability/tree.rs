@@ -20,7 +20,13 @@ pub fn of(spans: &[SpanData], details: Details) -> Vec<String> {
     lines
 }
 
-fn draw(spans: &[SpanData], siblings: Vec<&SpanData>, details: Details, indent: &str, lines: &mut Vec<String>) {
+fn draw(
+    spans: &[SpanData],
+    siblings: Vec<&SpanData>,
+    details: Details,
+    indent: &str,
+    lines: &mut Vec<String>,
+) {
     let last = siblings.len().saturating_sub(1);
     for (at, span) in siblings.into_iter().enumerate() {
         let (branch, below) = if at == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -40,7 +46,9 @@ fn said(span: &SpanData, details: Details) -> String {
     if span.span_kind != SpanKind::Internal {
         said.push(format!("{:?}", span.span_kind).to_lowercase());
     }
-    for shown in ["scope", "outcome", "db.system.name", "db.response.status_code", "http.response.status_code"] {
+    for shown in
+        ["scope", "outcome", "db.system.name", "db.response.status_code", "http.response.status_code"]
+    {
         let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == shown);
         said.extend(found.map(|attribute| format!("{shown}={}", attribute.value)));
     }

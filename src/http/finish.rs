@@ -91,9 +91,7 @@ async fn give_back(slot: &Slot, problem: Problem) -> Finished {
     let conflict = problem.error().is_some_and(ClosureError::is_conflict);
     let outcome = if conflict { CallOutcome::Conflict } else { CallOutcome::Released };
     match give_up(slot, outcome).await {
-        Ok(gone) => {
-            Finished { response: Err(problem), again: conflict && gone }
-        }
+        Ok(gone) => Finished { response: Err(problem), again: conflict && gone },
         Err(violation) => violation.into(),
     }
 }

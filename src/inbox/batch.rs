@@ -112,7 +112,8 @@ impl Inbox {
             let mut parts = if distinct.is_empty() { Vec::new() } else { vec![distinct] };
             while let Some(part) = parts.pop() {
                 call.comes_to(CallOutcome::Cancelled);
-                let processed = self.process_part(messages, &part, closure.clone(), &mut progress, &call).await;
+                let processed =
+                    self.process_part(messages, &part, closure.clone(), &mut progress, &call).await;
                 let (fresh, error) = match processed {
                     Ok(()) => continue,
                     Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
@@ -181,7 +182,8 @@ impl Inbox {
                     let Some(mut claimed) = claimed else { return Ok(()) };
                     let batch: Vec<_> = sorted.fresh.iter().map(|&at| &messages[at]).collect();
                     let step = Step::closure(call);
-                    let returned = closure.clone()(claimed.connection(), &batch).instrument(step.span()).await;
+                    let returned =
+                        closure.clone()(claimed.connection(), &batch).instrument(step.span()).await;
                     drop(step);
                     match claimed.settle(returned, |_| Ok(None)).await {
                         Settled::Committed(value) => {
@@ -258,7 +260,10 @@ fn count_rest<T, E>(call: &Call, report: &BatchReport<T, E>) {
     let whole = if report.stopped.is_some() { call.outcome() } else { CallOutcome::Executed };
     let released = if report.stopped.is_some() { whole } else { CallOutcome::Released };
     call.counts(CallOutcome::Replayed, report.duplicates());
-    call.counts(released, report.messages.iter().filter(|handled| matches!(handled, Handled::Released)).count());
+    call.counts(
+        released,
+        report.messages.iter().filter(|handled| matches!(handled, Handled::Released)).count(),
+    );
     call.counts_rest(CallOutcome::FingerprintMismatch);
     call.comes_to(whole);
 }

@@ -1,9 +1,7 @@
 //! Without the feature `metrics`: nothing.
 
-use std::time::Duration;
-
-use crate::Scope;
 use crate::call::CallOutcome;
+use crate::{Idempotency, Scope};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ScopeLabel;
@@ -49,4 +47,4 @@ pub(crate) enum ReaperCycle {
 pub(crate) fn reaper_cycle(_: ReaperCycle) {}
 
 #[expect(dead_code, reason = "the reaper's")]
-pub(crate) fn keys(_: u64, _: u64, _: Duration) {}
+pub(crate) async fn sample(_: &Idempotency) {}

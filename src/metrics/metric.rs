@@ -8,8 +8,7 @@ pub const DURATION_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Buckets for the metrics in bytes: up to 256 KiB, the largest result by default, and the next one.
-pub const SIZE_BUCKETS: &[f64] =
-    &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
+pub const SIZE_BUCKETS: &[f64] = &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
 
 pub(super) const OPERATIONS: &str = "pgonce_operations_total";
 pub(super) const RETRIES: &str = "pgonce_retries_total";

@@ -43,5 +43,8 @@ mod sink;
 #[cfg(feature = "metrics")]
 pub use self::metric::{DURATION_BUCKETS, METRICS, Metric, MetricKind, SIZE_BUCKETS, describe};
 #[cfg(feature = "metrics")]
+#[expect(unused_imports, reason = "the reaper's")]
+pub(crate) use self::sample::sample;
+#[cfg(feature = "metrics")]
 pub(crate) use self::scope_label::ScopeLabel;
 pub(crate) use self::sink::*;

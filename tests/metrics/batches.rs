@@ -1,13 +1,13 @@
 //! The messages of a batch, each counted once.
 
-use pgonce::{BatchReport, Error, Fingerprint, Inbox, Message, Poison};
+use pgonce::{BatchReport, Error, Fingerprint, Idempotency, Inbox, Message, Poison};
 use sqlx::{Executor, PgConnection};
 
 use crate::meter::Meter;
 use crate::support::deed::{Deed, commit_deed};
-use crate::support::{Database, key, scope};
+use crate::support::{key, scope};
 
-crate::scenarios![
+crate::scenarios![each_message_of_a_batch_comes_to_one_outcome:
     a_batch,
     a_batch_with_poison,
     a_batch_that_fails,
@@ -32,12 +32,15 @@ async fn apply(conn: &mut PgConnection, fresh: &[&Message<String>]) -> Result<()
     Ok(())
 }
 
-async fn process(inbox: &Inbox, ids: &[&str]) -> Result<BatchReport<(), Error>, Error> {
-    inbox.process_batch(&messages(ids), async |conn, fresh| apply(conn, fresh).await).await
+/// What became of the batch: whether something stopped it half-way.
+async fn process(inbox: &Inbox, ids: &[&str]) -> Result<bool, Error> {
+    let report: BatchReport<(), Error> =
+        inbox.process_batch(&messages(ids), async |conn, fresh| apply(conn, fresh).await).await?;
+    Ok(report.stopped.is_some())
 }
 
 async fn a_batch(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let inbox = db.idempotency().inbox(scope());
     let first = async { process(&inbox, &["a", "b", "a"]).await.unwrap() };
     meter.comes_to(&[("process_batch", "executed", 2), ("process_batch", "replayed", 1)], first).await;
@@ -47,15 +50,15 @@ async fn a_batch(meter: &Meter) {
 
     let of = |text: &str| Message::new(key("d")).with_fingerprint(Fingerprint::of_bytes(text.as_bytes()));
     let nothing = async |_: &mut PgConnection, _: &[&Message]| Ok::<_, Error>(());
-    inbox.process_batch(&[of("one")], nothing).await.unwrap();
+    assert!(inbox.process_batch(&[of("one")], nothing).await.unwrap().is_complete());
     let other = async { inbox.process_batch(&[of("two"), Message::new(key("e"))], nothing).await.unwrap() };
     let both = [("process_batch", "executed", 1), ("process_batch", "fingerprint_mismatch", 1)];
-    meter.comes_to(&both, other).await;
+    assert!(!meter.comes_to(&both, other).await.is_complete());
 }
 
 async fn a_batch_with_poison(meter: &Meter) {
     for poison in [Poison::Halve, Poison::OneByOne] {
-        let db = Database::new().await;
+        let db = meter.database().await;
         let inbox = db.idempotency().inbox(scope()).with_poison(poison);
         let work = async { process(&inbox, &["a", "b", "poison", "c", "poison"]).await.unwrap() };
         meter.comes_to(&[("process_batch", "executed", 3), ("process_batch", "released", 2)], work).await;
@@ -63,19 +66,21 @@ async fn a_batch_with_poison(meter: &Meter) {
 }
 
 async fn a_batch_that_fails(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let inbox = db.idempotency().inbox(scope());
     let work = async { process(&inbox, &["a", "poison", "b"]).await.unwrap_err() };
     meter.comes_to(&[("process_batch", "released", 3)], work).await;
     let work = async { process(&inbox, &["a", "escape"]).await.unwrap_err() };
     meter.comes_to(&[("process_batch", "atomicity_violation", 2)], work).await;
-    db.pool.close().await;
+    let away = Idempotency::new(db.pool_of(1));
+    away.pool().close().await;
+    let inbox = away.inbox(scope());
     let work = async { process(&inbox, &["a", "b"]).await.unwrap_err() };
     meter.comes_to(&[("process_batch", "database_error", 2)], work).await;
 }
 
 async fn a_batch_that_is_stopped_half_way(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let inbox = db.idempotency().inbox(scope()).with_poison(Poison::OneByOne);
     // At first it fails for the poison message. Alone, that one fails; the next one is committed; the third stops the work.
     let expected = [
@@ -84,18 +89,16 @@ async fn a_batch_that_is_stopped_half_way(meter: &Meter) {
         ("process_batch", "atomicity_violation", 2),
     ];
     let work = async { process(&inbox, &["poison", "a", "escape", "b"]).await.unwrap() };
-    let report = meter.comes_to(&expected, work).await;
-    assert!(report.stopped.is_some());
+    assert!(meter.comes_to(&expected, work).await);
 }
 
 async fn a_batch_that_meets_a_conflict(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency().with_max_attempts(2);
     let inbox = idempotency.inbox(scope());
     let work = async {
-        let conflict = async |conn: &mut PgConnection, _: &[&Message<String>]| {
-            crate::outcomes::conflict(conn).await
-        };
+        let conflict =
+            async |conn: &mut PgConnection, _: &[&Message<String>]| crate::outcomes::conflict(conn).await;
         inbox.process_batch(&messages(&["a", "b"]), conflict).await.unwrap_err()
     };
     let (_, gained) = meter.comes_to(&[("process_batch", "conflict", 2)], meter.gains(work)).await;

@@ -10,7 +10,7 @@ use crate::meter::{Meter, Scrape};
 use crate::outcomes::claimed;
 use crate::support::{Database, charge, operation};
 
-crate::scenarios![
+crate::scenarios![a_lost_commit_is_counted_by_what_became_of_it:
     a_lost_commit_that_took_effect,
     a_lost_commit_that_is_run_again,
     a_lost_commit_that_cannot_be_run_again,
@@ -36,32 +36,34 @@ fn assert_resolved(gained: &Scrape, call: &str, result: &str, retries: u64) {
 }
 
 async fn a_lost_commit_that_took_effect(meter: &Meter) {
-    let db = Database::new().await;
-    let (_proxy, idempotency) = client(&db, Fault::Cut, Edge::After).await;
-    let work = async { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap() };
+    let db = meter.database().await;
+    let (_proxy, idempotency) = client(db, Fault::Cut, Edge::After).await;
+    let work =
+        async { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap() };
     let (_, gained) = meter.comes_to(&[("execute", "executed", 1)], meter.gains(work)).await;
     assert_resolved(&gained, "execute", "committed", 0);
 }
 
 async fn a_lost_commit_that_is_run_again(meter: &Meter) {
-    let db = Database::new().await;
-    let (_proxy, idempotency) = client(&db, Fault::Cut, Edge::Before).await;
-    let work = async { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap() };
+    let db = meter.database().await;
+    let (_proxy, idempotency) = client(db, Fault::Cut, Edge::Before).await;
+    let work =
+        async { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap() };
     let (_, gained) = meter.comes_to(&[("execute", "executed", 1)], meter.gains(work)).await;
     assert_resolved(&gained, "execute", "not_committed", 1);
 }
 
 async fn a_lost_commit_that_cannot_be_run_again(meter: &Meter) {
-    let db = Database::new().await;
-    let (_proxy, idempotency) = client(&db, Fault::Cut, Edge::Before).await;
+    let db = meter.database().await;
+    let (_proxy, idempotency) = client(db, Fault::Cut, Edge::Before).await;
     let work = async { claimed(&idempotency).await.complete(&1).await.unwrap_err() };
     let (_, gained) = meter.comes_to(&[("claim", "database_error", 1)], meter.gains(work)).await;
     assert_resolved(&gained, "claim", "not_committed", 0);
 }
 
 async fn a_lost_commit_of_which_nothing_is_known(meter: &Meter) {
-    let db = Database::new().await;
-    let (_proxy, idempotency) = client(&db, Fault::Outage, Edge::After).await;
+    let db = meter.database().await;
+    let (_proxy, idempotency) = client(db, Fault::Outage, Edge::After).await;
     let idempotency = idempotency.with_commit_timeout(Duration::from_millis(200));
     let work = async { claimed(&idempotency).await.complete(&1).await.unwrap_err() };
     let (error, gained) = meter.comes_to(&[("claim", "commit_unknown", 1)], meter.gains(work)).await;

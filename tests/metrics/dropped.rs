@@ -10,9 +10,9 @@ use pgonce::{Error, Idempotency, Poison};
 use sqlx::PgConnection;
 
 use crate::meter::Meter;
-use crate::support::{Database, charge, key, operation, poll_at_most, scope};
+use crate::support::{charge, key, operation, poll_at_most, scope};
 
-crate::scenarios![
+crate::scenarios![what_does_not_end_is_counted_too:
     a_call_is_counted_once_wherever_it_is_dropped,
     a_second_attempt_that_is_dropped_is_cancelled_not_a_conflict,
     a_panic_is_counted,
@@ -37,7 +37,7 @@ async fn drop_when(call: impl Future, so: impl Fn() -> bool) {
 }
 
 async fn a_call_is_counted_once_wherever_it_is_dropped(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = Idempotency::new(db.forwarded_pool().await).with_max_attempts(2);
     let mut cancelled = 0;
     for polls in 0.. {
@@ -64,7 +64,7 @@ async fn a_call_is_counted_once_wherever_it_is_dropped(meter: &Meter) {
 }
 
 async fn a_second_attempt_that_is_dropped_is_cancelled_not_a_conflict(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let runs = AtomicUsize::new(0);
     let operation = operation();
@@ -81,10 +81,11 @@ async fn a_second_attempt_that_is_dropped_is_cancelled_not_a_conflict(meter: &Me
 }
 
 async fn a_panic_is_counted(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let panics = async |_: &mut PgConnection| -> Result<i64, Error> { panic!("a bug in the closure") };
-    let work = AssertUnwindSafe(idempotency.execute(&operation(), panics)).catch_unwind();
+    let operation = operation();
+    let work = AssertUnwindSafe(idempotency.execute(&operation, panics)).catch_unwind();
     assert!(meter.comes_to(&[("execute", "panicked", 1)], work).await.is_err());
 
     let work = AssertUnwindSafe(async {
@@ -96,21 +97,22 @@ async fn a_panic_is_counted(meter: &Meter) {
 }
 
 async fn each_message_of_a_batch_that_is_dropped_is_counted(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let inbox = db.idempotency().inbox(scope()).with_poison(Poison::OneByOne);
     let messages: Vec<_> = ["poison", "a", "b"].map(|id| pgonce::Message::new(key(id)).with_body(id)).into();
     let reached = AtomicBool::new(false);
     let work = async {
-        let call = inbox.process_batch(&messages, async |conn: &mut PgConnection, fresh: &[&pgonce::Message<&str>]| {
-            match fresh {
+        let call = inbox.process_batch(
+            &messages,
+            async |conn: &mut PgConnection, fresh: &[&pgonce::Message<&str>]| match fresh {
                 [only] if *only.body() == "b" => {
                     reached.store(true, SeqCst);
                     pending().await
                 }
                 fresh if *fresh[0].body() == "poison" => Err(Error::from(sqlx::Error::RowNotFound)),
                 _ => charge(conn, 1).await.map(drop),
-            }
-        });
+            },
+        );
         drop_when(call, || reached.load(SeqCst)).await;
     };
     let each = [

@@ -7,9 +7,9 @@ use sqlx::PgConnection;
 
 use crate::meter::{Meter, Scrape};
 use crate::outcomes::claimed;
-use crate::support::{Database, charge, operation};
+use crate::support::{charge, operation};
 
-crate::scenarios![the_steps_of_a_call, a_wait, sizes];
+crate::scenarios![each_step_is_measured:the_steps_of_a_call, a_wait, sizes];
 
 /// How often each step was taken, and the seconds of all.
 fn steps(gained: &Scrape) -> Vec<(String, u64)> {
@@ -26,7 +26,7 @@ fn sum(gained: &Scrape, step: &str) -> f64 {
 }
 
 async fn the_steps_of_a_call(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let slow = async |conn: &mut PgConnection| {
         sqlx::query("SELECT pg_sleep(0.05)").execute(&mut *conn).await?;
@@ -39,20 +39,27 @@ async fn the_steps_of_a_call(meter: &Meter) {
     let (_, gained) = meter.gains(async { idempotency.execute(&operation(), slow).await.unwrap() }).await;
     assert_eq!(steps(&gained), once[..1], "a replay is a claim alone");
 
+    let db = meter.database().await;
     let (_, gained) = meter.gains(async { claimed(&db.idempotency()).await.release().await }).await;
     assert_eq!(steps(&gained), once[..1]);
 }
 
 async fn a_wait(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let first = claimed(&idempotency).await;
+    let before = meter.scrape();
     let waits = idempotency.with_in_flight(InFlight::Wait(Duration::from_secs(30)));
     let work = async {
-        let duplicate = waits.execute(&operation(), async |conn| charge(conn, 42).await);
+        let operation = operation();
+        let duplicate = waits.execute(&operation, async |conn| charge(conn, 42).await);
         let first = async {
             // It has looked once, and found the key in flight.
-            while meter.scrape().of("pgonce_step_duration_seconds_count", ["call", "step"]).len() < 2 {
+            while meter
+                .gained_since(&before)
+                .of("pgonce_step_duration_seconds_count", ["call", "step"])
+                .is_empty()
+            {
                 tokio::task::yield_now().await;
             }
             first.complete(&1).await.unwrap();
@@ -66,7 +73,7 @@ async fn a_wait(meter: &Meter) {
 }
 
 async fn sizes(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let text = "x".repeat(98);
     let idempotency = db.idempotency();
     let work = async {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pgonce::Error;
+use pgonce::{Error, Idempotency};
 
 use crate::meter::Meter;
 use crate::support::{Database, operation};
 
-crate::scenarios![keys_that_are_live_and_expired, a_purge, partitions];
+crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_purge, partitions];
 
 fn gauge(meter: &Meter, name: &str) -> f64 {
     let scrape = meter.scrape();
@@ -25,20 +25,26 @@ fn gauges(meter: &Meter) -> (f64, f64, f64) {
 
 /// So many keys that expire in an hour, or that have been expired for an hour.
 async fn insert(db: &Database, live: i64, expired: i64) {
+    let mut conn = db.pool.acquire().await.unwrap();
     sqlx::query(
-        "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, created_at, completed_at, expires_at)
-         SELECT 'acct_42', 'key-' || n, decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', now(), now(),
-                now() + CASE WHEN n <= $1 THEN interval '1 hour' ELSE interval '-1 hour' END
+        "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id,
+                                  created_at, completed_at, expires_at)
+         SELECT 'acct_42', 'key-' || n, decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', '1', 'json',
+                pg_current_xact_id(), now(), now(), now() + CASE WHEN n <= $1 THEN interval '1 hour'
+                ELSE interval '-1 hour' END
          FROM generate_series(1, $1 + $2) AS n",
     )
     .bind(live)
     .bind(expired)
-    .execute(&db.pool)
+    .execute(&mut *conn)
     .await
     .unwrap();
+    // A session keeps what it has counted for up to ten seconds.
+    sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&mut *conn).await.unwrap();
 }
 
 async fn keys_that_are_live_and_expired(meter: &Meter) {
+    // Its statistics are to be its own.
     let db = Database::new().await;
     let idempotency = db.idempotency();
     idempotency.sample_metrics().await.unwrap();
@@ -50,23 +56,27 @@ async fn keys_that_are_live_and_expired(meter: &Meter) {
     let closure = async |_: &mut sqlx::PgConnection| Ok::<_, Error>(1);
     idempotency.execute_in(&mut conn, &pending, closure).await.unwrap();
     insert(&db, 100, 30).await;
-    db.wait_until("SELECT pg_stat_get_live_tuples('pgonce.keys'::regclass) >= 130").await;
+    db.wait_until("SELECT pg_stat_get_live_tuples('pgonce.keys'::regclass) = 130").await;
     idempotency.sample_metrics().await.unwrap();
     let (live, expired, lag) = gauges(meter);
     assert_eq!((live, expired), (100.0, 30.0));
     assert!((3600.0..3660.0).contains(&lag), "{lag}");
 
-    // Its own error, and the gauges stay.
-    db.pool.close().await;
-    idempotency.sample_metrics().await.unwrap_err();
+    conn.rollback().await.unwrap();
+
+    // Where they cannot be known, they stay.
+    let away = Idempotency::new(db.pool_of(1));
+    away.pool().close().await;
+    away.sample_metrics().await.unwrap_err();
     assert_eq!(gauges(meter), (live, expired, lag));
 }
 
 async fn a_purge(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
-    insert(&db, 1, 5).await;
-    let work = async { idempotency.purge_expired(3).await.unwrap() + idempotency.purge_expired(3).await.unwrap() };
+    insert(db, 1, 5).await;
+    let work =
+        async { idempotency.purge_expired(3).await.unwrap() + idempotency.purge_expired(3).await.unwrap() };
     let (purged, gained) = meter.gains(work).await;
     assert_eq!(purged, 5);
     assert_eq!(gained.of("pgonce_purged_keys_total", []), [([], 5)]);

@@ -18,19 +18,20 @@ use std::pin::Pin;
 
 use meter::Meter;
 
-/// Something that is counted; it runs alone as a test, and with all others for what is to be true of all.
+/// Something that is counted.
 type Scenario = for<'m> fn(&'m Meter) -> Pin<Box<dyn Future<Output = ()> + 'm>>;
 
-/// Makes a test of each.
+/// Scenarios of a file: a test runs them, and another one runs those of all files, for what is to be true of all.
 macro_rules! scenarios {
-    ($($name:ident),+ $(,)?) => {
+    ($test:ident: $($name:ident),+ $(,)?) => {
         pub const ALL: &[crate::Scenario] = &[$(|meter| Box::pin($name(meter))),+];
 
-        mod alone {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&crate::meter::Meter::start()).await;
-            })+
+        #[tokio::test]
+        async fn $test() {
+            let meter = crate::meter::Meter::start();
+            for scenario in ALL {
+                scenario(&meter).await;
+            }
         }
     };
 }
@@ -38,7 +39,8 @@ pub(crate) use scenarios;
 
 /// Everything that there is, with one recorder.
 async fn everything(meter: &Meter) {
-    let all = [outcomes::ALL, batches::ALL, commits::ALL, requests::ALL, durations::ALL, keys::ALL, dropped::ALL];
+    let all =
+        [outcomes::ALL, batches::ALL, commits::ALL, requests::ALL, durations::ALL, keys::ALL, dropped::ALL];
     for scenario in all.into_iter().flatten() {
         scenario(meter).await;
     }

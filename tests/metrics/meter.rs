@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pgonce::metrics::{DURATION_BUCKETS, SIZE_BUCKETS, describe};
+use tokio::sync::OnceCell;
 
-/// The recorder of this thread, until it is dropped.
+use crate::support::Database;
+
+/// The recorder of this thread, until it is dropped; and a database for what is recorded.
 pub struct Meter {
+    database: OnceCell<Database>,
     handle: PrometheusHandle,
     _recorder: metrics::LocalRecorderGuard<'static>,
 }
@@ -15,13 +19,24 @@ impl Meter {
     pub fn start() -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), DURATION_BUCKETS)
-            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size_bytes".into()), SIZE_BUCKETS))
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Suffix("_size_bytes".into()), SIZE_BUCKETS)
+            })
             .expect("buckets")
             .build_recorder();
         let handle = recorder.handle();
         let _recorder = metrics::set_default_local_recorder(Box::leak(Box::new(recorder)));
         describe();
-        Self { handle, _recorder }
+        Self { database: OnceCell::new(), handle, _recorder }
+    }
+
+    /// A database as [`Database::new`] makes it. The same one each time, since to make one takes longer than most scenarios.
+    pub async fn database(&self) -> &Database {
+        let database = self.database.get_or_init(Database::new).await;
+        database.wait_until_idle().await;
+        let clean = "TRUNCATE pgonce.keys, ledger; UPDATE accounts SET balance = CASE id WHEN 'alice' THEN 1000 ELSE 0 END";
+        sqlx::raw_sql(clean).execute(&database.pool).await.expect("clean the database");
+        database
     }
 
     pub fn text(&self) -> String {
@@ -32,11 +47,16 @@ impl Meter {
         Scrape::read(&self.text())
     }
 
+    /// What was added to the counters since then.
+    pub fn gained_since(&self, before: &Scrape) -> Scrape {
+        self.scrape().less(before)
+    }
+
     /// What the work adds to the counters.
     pub async fn gains<T>(&self, work: impl Future<Output = T>) -> (T, Scrape) {
         let before = self.scrape();
         let done = work.await;
-        (done, self.scrape().less(&before))
+        (done, self.gained_since(&before))
     }
 
     /// Asserts by how much the work adds to which outcomes of which calls, and that it adds to no other.

@@ -7,7 +7,7 @@ use crate::meter::Meter;
 use crate::support::deed::{Deed, commit_deed};
 use crate::support::{Database, charge, operation};
 
-crate::scenarios![
+crate::scenarios![a_call_comes_to_one_outcome:
     an_execution_and_its_replay,
     a_recorded_failure_and_its_replay,
     other_parameters,
@@ -37,12 +37,14 @@ pub async fn claimed(idempotency: &Idempotency) -> Claimed {
 
 /// As the database says it, in a transaction that it has aborted.
 pub async fn conflict(conn: &mut PgConnection) -> Result<i64, Error> {
-    sqlx::raw_sql("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$").execute(conn).await?;
+    sqlx::raw_sql("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
+        .execute(conn)
+        .await?;
     Ok(0)
 }
 
 async fn an_execution_and_its_replay(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     for (outcome, call) in [("executed", "first"), ("replayed", "second")] {
         let work = async { idempotency.execute(&operation(), charges).await.unwrap() };
@@ -54,11 +56,12 @@ async fn an_execution_and_its_replay(meter: &Meter) {
 }
 
 async fn a_recorded_failure_and_its_replay(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     for outcome in ["failed_recorded", "replayed_failure"] {
         let work = async {
-            let declined = async |_: &mut PgConnection| Ok::<Result<i64, String>, Error>(Err("declined".into()));
+            let declined =
+                async |_: &mut PgConnection| Ok::<Result<i64, String>, Error>(Err("declined".into()));
             idempotency.execute_recording(&operation(), declined).await.unwrap()
         };
         meter.comes_to(&[("execute_recording", outcome, 1)], work).await;
@@ -69,7 +72,7 @@ async fn a_recorded_failure_and_its_replay(meter: &Meter) {
 }
 
 async fn other_parameters(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     idempotency.execute(&operation(), charges).await.unwrap();
     let other = operation().with_params(&43).unwrap();
@@ -78,7 +81,7 @@ async fn other_parameters(meter: &Meter) {
 }
 
 async fn a_key_in_flight(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let first = claimed(&idempotency).await;
     let work = async { idempotency.execute(&operation(), charges).await.unwrap_err() };
@@ -88,7 +91,7 @@ async fn a_key_in_flight(meter: &Meter) {
 }
 
 async fn an_error_of_the_closure(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     // Whatever it is: also one that pgonce could have made.
     let fails = async |_: &mut PgConnection| Err::<i64, _>(Error::from(sqlx::Error::RowNotFound));
@@ -97,7 +100,7 @@ async fn an_error_of_the_closure(meter: &Meter) {
 }
 
 async fn a_conflict_that_does_not_end(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency().with_max_attempts(3);
     let work = async { idempotency.execute(&operation(), conflict).await.unwrap_err() };
     let counted = meter.comes_to(&[("execute", "conflict", 1)], meter.gains(work)).await;
@@ -111,7 +114,7 @@ async fn a_conflict_that_does_not_end(meter: &Meter) {
 
 async fn an_atomicity_violation(meter: &Meter) {
     for deed in [Deed::Rollback, Deed::Commit, Deed::SwallowAnError] {
-        let db = Database::new().await;
+        let db = meter.database().await;
         let work = async {
             let idempotency = db.idempotency();
             idempotency.execute(&operation(), async |conn| commit_deed(conn, deed).await).await.unwrap_err()
@@ -119,7 +122,7 @@ async fn an_atomicity_violation(meter: &Meter) {
         meter.comes_to(&[("execute", "atomicity_violation", 1)], work).await;
     }
     // Noticed when the closure fails.
-    let db = Database::new().await;
+    let db = meter.database().await;
     let left = async |conn: &mut PgConnection| {
         commit_deed(conn, Deed::Rollback).await?;
         Err::<i64, _>(Error::from(sqlx::Error::RowNotFound))
@@ -129,7 +132,7 @@ async fn an_atomicity_violation(meter: &Meter) {
 }
 
 async fn a_result_that_cannot_be_stored(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency().with_max_result_size(3);
     let large = async |_: &mut PgConnection| Ok::<_, Error>("large".to_owned());
     let work = async { idempotency.execute(&operation(), large).await.unwrap_err() };
@@ -139,7 +142,7 @@ async fn a_result_that_cannot_be_stored(meter: &Meter) {
 }
 
 async fn a_result_that_cannot_be_replayed(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     idempotency.execute(&operation(), charges).await.unwrap();
     let text = async |_: &mut PgConnection| Ok::<_, Error>(String::new());
@@ -158,7 +161,7 @@ async fn a_database_that_is_away(meter: &Meter) {
 }
 
 async fn a_claim(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     meter.comes_to(&[("claim", "released", 1)], async { claimed(&idempotency).await.release().await }).await;
     meter.comes_to(&[("claim", "cancelled", 1)], async { drop(claimed(&idempotency).await) }).await;
@@ -168,16 +171,17 @@ async fn a_claim(meter: &Meter) {
     let unfinished = meter.comes_to(&[], claimed(&idempotency)).await;
     let work = async { unfinished.complete(&1).await.unwrap() };
     meter.comes_to(&[("claim", "executed", 1)], work).await;
-    meter.comes_to(&[("claim", "replayed", 1)], async { idempotency.claim(&operation()).await.unwrap() }).await;
+    let replayed = async { idempotency.claim(&operation()).await.unwrap() };
+    assert!(matches!(meter.comes_to(&[("claim", "replayed", 1)], replayed).await, Claim::Replayed(_)));
 
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let work = async { claimed(&idempotency).await.recording().await.unwrap().fail("no").await.unwrap() };
     meter.comes_to(&[("claim", "failed_recorded", 1)], work).await;
 }
 
 async fn an_operation_inside_of_a_transaction(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency = db.idempotency();
     let inside = async |operation: &Operation, fails: bool| {
         let mut transaction = db.pool.begin().await.unwrap();
@@ -210,7 +214,7 @@ async fn an_operation_inside_of_a_transaction(meter: &Meter) {
 }
 
 async fn a_scope_that_has_a_name(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let idempotency =
         db.idempotency().with_scope_label(|scope| scope.as_str().rsplit('/').next().unwrap_or_default());
     let (_, gained) = meter.gains(async { idempotency.execute(&operation(), charges).await.unwrap() }).await;
@@ -223,7 +227,7 @@ async fn a_scope_that_has_a_name(meter: &Meter) {
 }
 
 async fn a_message(meter: &Meter) {
-    let db = Database::new().await;
+    let db = meter.database().await;
     let inbox = db.idempotency().inbox(crate::support::scope());
     for outcome in ["executed", "replayed"] {
         let work = async { inbox.process("event-1", charges).await.unwrap() };

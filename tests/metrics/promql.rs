@@ -39,7 +39,8 @@ impl Asked {
     /// Panics unless everything that it asks for has been emitted: names, labels and their values.
     pub fn assert_emitted(&self, emitted: &Scrape, place: &str) {
         for selector in &self.selectors {
-            let name = selector.name.as_deref().unwrap_or_else(|| panic!("{place}: a selector without a name"));
+            let name =
+                selector.name.as_deref().unwrap_or_else(|| panic!("{place}: a selector without a name"));
             let series: Vec<&Series> = emitted.0.keys().filter(|series| series.name == name).collect();
             assert!(!series.is_empty(), "{place}: {name} is never emitted");
             for matcher in &selector.matchers.matchers {

@@ -7,25 +7,34 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::stream;
-use pgonce::{IdempotencyLayer, IdempotentTx};
+use pgonce::{Idempotency, IdempotencyLayer, IdempotentTx};
 use tower::ServiceExt;
 
 use crate::meter::Meter;
 use crate::outcomes::claimed;
 use crate::support::deed::{Deed, commit_deed};
-use crate::support::{Database, charge, operation, scope};
+use crate::support::{charge, operation, scope};
 
-crate::scenarios![requests];
+crate::scenarios![a_request_comes_to_one_outcome:requests];
 
 /// Charges, then answers what the path says.
-fn app(db: &Database) -> Router {
-    let layer = IdempotencyLayer::new(db.idempotency().with_max_attempts(2), |_| Some(scope()));
+fn app_over(idempotency: Idempotency) -> Router {
+    let layer = IdempotencyLayer::new(idempotency.with_max_attempts(2), |_| Some(scope()));
     Router::new()
-        .route("/charged", post(async |mut tx: IdempotentTx| Ok::<_, pgonce::Error>(Json(charge(&mut tx, 1).await?))))
+        .route(
+            "/charged",
+            post(async |mut tx: IdempotentTx| Ok::<_, pgonce::Error>(Json(charge(&mut tx, 1).await?))),
+        )
         .route("/declined", post(async |_: IdempotentTx| StatusCode::PAYMENT_REQUIRED))
         .route("/broken", post(async |_: IdempotentTx| StatusCode::INTERNAL_SERVER_ERROR))
-        .route("/streaming", post(async |_: IdempotentTx| Body::from_stream(stream::pending::<io::Result<Vec<u8>>>())))
-        .route("/conflict", post(async |mut tx: IdempotentTx| crate::outcomes::conflict(&mut tx).await.map(Json)))
+        .route(
+            "/streaming",
+            post(async |_: IdempotentTx| Body::from_stream(stream::pending::<io::Result<Vec<u8>>>())),
+        )
+        .route(
+            "/conflict",
+            post(async |mut tx: IdempotentTx| crate::outcomes::conflict(&mut tx).await.map(Json)),
+        )
         .route("/escape", post(escape))
         .route_layer(layer)
 }
@@ -40,8 +49,8 @@ async fn send(app: &Router, path: &str, key: &str) -> StatusCode {
 }
 
 async fn requests(meter: &Meter) {
-    let db = Database::new().await;
-    let app = app(&db);
+    let db = meter.database().await;
+    let app = app_over(db.idempotency());
     for (path, key, status, outcome) in [
         ("/charged", "a", 200, "executed"),
         ("/charged", "a", 200, "replayed"),
@@ -57,12 +66,15 @@ async fn requests(meter: &Meter) {
         assert_eq!(got.as_u16(), status, "{path} {key}");
     }
     let first = claimed(&db.idempotency()).await;
-    let got = meter.comes_to(&[("http", "in_flight", 1)], send(&app, "/charged", operation().key().as_str())).await;
+    let got =
+        meter.comes_to(&[("http", "in_flight", 1)], send(&app, "/charged", operation().key().as_str())).await;
     assert_eq!(got, StatusCode::CONFLICT);
     first.release().await;
     // What has no key is no operation yet.
     meter.comes_to(&[], send(&app, "/charged", "")).await;
-    db.pool.close().await;
+    let away = Idempotency::new(db.pool_of(1));
+    away.pool().close().await;
+    let app = app_over(away);
     let got = meter.comes_to(&[("http", "database_error", 1)], send(&app, "/charged", "g")).await;
     assert!(got.is_server_error());
 }

@@ -8,14 +8,15 @@ use std::ops::{Deref, DerefMut};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
-use tracing::{Instrument, Span, debug, warn};
+use tracing::{Instrument, debug, warn};
 
+use crate::call::{Call, CallOutcome};
 use crate::commit::{NotCommitted, commit};
 use crate::record::{Record, State, encode_any};
-use crate::run::span;
 use crate::sql::{self, Owner, Savepoint};
+use crate::step::Step;
 use crate::transaction::{self, ORDERLY_END, Transaction};
-use crate::{Error, ErrorKind, Idempotency, Operation, protocol};
+use crate::{Error, ErrorKind, Idempotency, Operation, metrics, protocol};
 
 /// What [`Idempotency::claim`](crate::Idempotency::claim) found.
 #[derive(Debug)]
@@ -56,8 +57,9 @@ impl Idempotency {
     /// [`AtomicityViolation`](crate::ErrorKind::AtomicityViolation) (a committed pending key was found),
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Nothing is claimed.
     pub async fn claim(&self, operation: &Operation) -> Result<Claim, Error> {
-        self.claim_patiently(operation, &mut self.patience_for(operation))
-            .instrument(span("claim", operation))
+        let call = Call::new("claim", operation, self.scope_label);
+        self.claim_patiently(operation, &mut self.patience_for(operation), &call)
+            .instrument(call.span())
             .await
     }
 }
@@ -74,12 +76,13 @@ pub struct Claimed {
     idempotency: Idempotency,
     /// Set when a failure may be recorded.
     records: bool,
-    span: Span,
+    /// What it is a step of.
+    pub(crate) call: Call,
 }
 
 impl Claimed {
-    pub(crate) fn new(transaction: Transaction, owner: Owner, idempotency: Idempotency) -> Self {
-        Self { transaction, owner, idempotency, records: false, span: Span::current() }
+    pub(crate) fn new(transaction: Transaction, owner: Owner, idempotency: Idempotency, call: Call) -> Self {
+        Self { transaction, owner, idempotency, records: false, call }
     }
 
     /// Commits the business writes, the key and this result together.
@@ -122,8 +125,9 @@ impl Claimed {
             self.transaction.rollback().await;
             debug!("released the key");
         }
-        .instrument(self.span)
+        .instrument(self.call.span())
         .await;
+        self.call.comes_to(CallOutcome::Released);
     }
 
     /// The connection, inside of the transaction.
@@ -134,7 +138,8 @@ impl Claimed {
     /// Sets the point to which a recorded failure undoes the business writes. There is one: a second call does nothing.
     pub(crate) async fn recorded_from_here(&mut self) -> Result<(), Error> {
         if !mem::replace(&mut self.records, true) {
-            Savepoint::Recording.set(self.transaction.connection()).await?;
+            let set = Savepoint::Recording.set(self.transaction.connection()).await;
+            set.inspect_err(|error| self.call.fails_with(error))?;
         }
         Ok(())
     }
@@ -147,32 +152,52 @@ impl Claimed {
 
     /// Stores the encoded result, if there is one, and commits; rolls back when it could not be encoded.
     pub(crate) async fn conclude(
+        self,
+        result: Result<Option<(State, Vec<u8>)>, Error>,
+    ) -> Result<(), NotCommitted> {
+        let call = self.call.clone();
+        let stores = !matches!(result, Ok(None));
+        let step = if stores { Step::finish } else { Step::finish_message }(&call, &self.idempotency);
+        let outcome = match result {
+            Ok(Some((State::Failed, _))) => CallOutcome::FailedRecorded,
+            _ => CallOutcome::Executed,
+        };
+        match self.store_and_commit(result).instrument(step.span()).await {
+            Ok(()) => {
+                call.comes_to(outcome);
+                Ok(())
+            }
+            Err(not) => {
+                call.fails_with(&not.error);
+                step.failed(&not.error);
+                Err(not)
+            }
+        }
+    }
+
+    async fn store_and_commit(
         mut self,
         result: Result<Option<(State, Vec<u8>)>, Error>,
     ) -> Result<(), NotCommitted> {
-        let span = self.span.clone();
-        async {
-            let stored = match result {
-                Ok(Some((state, result))) => {
-                    debug!(state = state.as_str(), size = result.len(), "storing the result");
-                    self.store(state, &result).await
-                }
-                Ok(None) => protocol::is_as_deep(self.connection(), 1),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = stored {
-                let violation = error.kind() == ErrorKind::AtomicityViolation;
-                return Err(match self.abandon().await {
-                    Ended::Outside if !violation => Error::left_the_transaction(None).into(),
-                    _ => error.into(),
-                });
+        let stored = match result {
+            Ok(Some((state, result))) => {
+                debug!(state = state.as_str(), size = result.len(), "storing the result");
+                metrics::stored(self.call.labels(), result.len());
+                self.store(state, &result).await
             }
-            commit(self.transaction, &self.owner, &self.idempotency).await?;
-            debug!("committed the writes, the key and the result");
-            Ok(())
+            Ok(None) => protocol::is_as_deep(self.connection(), 1),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            let violation = error.kind() == ErrorKind::AtomicityViolation;
+            return Err(match self.abandon().await {
+                Ended::Outside if !violation => Error::left_the_transaction(None).into(),
+                _ => error.into(),
+            });
         }
-        .instrument(span)
-        .await
+        commit(self.transaction, &self.owner, &self.idempotency, &self.call).await?;
+        debug!("committed the writes, the key and the result");
+        Ok(())
     }
 
     async fn store(&mut self, state: State, result: &[u8]) -> Result<(), Error> {
@@ -186,7 +211,7 @@ impl Claimed {
     /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it
     /// wrote after that may be committed, and the caller must hear of it.
     pub(crate) async fn abandon(mut self) -> Ended {
-        let span = self.span.clone();
+        let span = self.call.span();
         let undo = async move {
             let conn = self.transaction.connection();
             let ended = match sql::still_inside(conn, &self.owner).await {

@@ -20,9 +20,10 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
+use crate::call::Call;
 use crate::sql::{self, Owner};
 use crate::transaction::Transaction;
-use crate::{Error, Idempotency};
+use crate::{Error, Idempotency, metrics};
 
 /// Why a claim that was to be committed is not.
 pub(crate) struct NotCommitted {
@@ -42,6 +43,7 @@ pub(crate) async fn commit(
     transaction: Transaction,
     owner: &Owner,
     idempotency: &Idempotency,
+    call: &Call,
 ) -> Result<(), NotCommitted> {
     let limit = idempotency.commit_timeout;
     let with_finish = owner.finish_and_commit();
@@ -62,7 +64,9 @@ pub(crate) async fn commit(
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),
     };
     warn!(attempt = %owner.attempt, "the answer to COMMIT was lost: {source}");
-    match find_out(owner, idempotency).await {
+    let fate = find_out(owner, idempotency).await;
+    metrics::resolved(call.labels(), fate.as_str());
+    match fate {
         Fate::Committed => {
             info!(attempt = %owner.attempt, "it had been committed");
             Ok(())
@@ -94,6 +98,16 @@ enum Fate {
     Expired,
     /// What is known of it.
     Unknown(String),
+}
+
+impl Fate {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Dead => "not_committed",
+            Self::Expired | Self::Unknown(_) => "unknown",
+        }
+    }
 }
 
 /// Asks, in rounds, until there is an answer or the time is over.

@@ -5,14 +5,16 @@ use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use tracing::Instrument;
 
+use crate::call::{Call, CallOutcome};
 use crate::closure::{AsyncClosure, ClosureError};
 use crate::kind::{Plain, Recording};
 use crate::protocol::{self, Attempt};
 use crate::record::{State, encode_as};
-use crate::run::{guard_violation, span};
+use crate::run::guard_violation;
 use crate::sql::Savepoint;
+use crate::step::Step;
 use crate::transaction::depth;
-use crate::{Error, ErrorKind, Idempotency, Operation, Outcome};
+use crate::{Error, ErrorKind, Idempotency, Operation, Outcome, metrics};
 
 impl Idempotency {
     /// Runs the closure once for this key, or returns what it returned the first time.
@@ -232,20 +234,22 @@ impl Idempotency {
         T: Serialize + DeserializeOwned + Send,
         E: ClosureError,
     {
+        let call = Call::new("execute_in", operation, self.scope_label);
         let outer = depth(conn);
-        if outer == 0 {
-            return Err(E::from(Error::atomicity(
-                "execute_in needs a transaction that was opened with sqlx's `begin()` on this connection; without \
-                 one, use `execute`",
-                None,
-            )));
-        }
         async {
+            if outer == 0 {
+                return Err(call.fail(Error::atomicity(
+                    "execute_in needs a transaction that was opened with sqlx's `begin()` on this connection; \
+                     without one, use `execute`",
+                    None,
+                )));
+            }
             let savepoint = Savepoint::of_operation();
-            savepoint.set(conn).await?;
-            let result = self.run_in::<T, E, F>(conn, operation, closure).await;
+            savepoint.set(conn).await.map_err(|error| call.fail(error))?;
+            let result = self.run_in::<T, E, F>(conn, operation, closure, &call).await;
             if let Ok(Outcome::Executed(_)) = result {
-                savepoint.release(conn).await?;
+                savepoint.release(conn).await.map_err(|error| call.fail(error))?;
+                call.comes_to(CallOutcome::Executed);
                 return result;
             }
             let undone = savepoint.undo(conn, outer).await;
@@ -253,10 +257,10 @@ impl Idempotency {
                 (result, Ok(())) => result,
                 // The closure's error, unless it failed because it had left the transaction.
                 (Err(error), Err(undo)) if undo.kind() != ErrorKind::AtomicityViolation => Err(error),
-                (_, Err(undo)) => Err(E::from(undo)),
+                (_, Err(undo)) => Err(call.fail(undo)),
             }
         }
-        .instrument(span("execute_in", operation))
+        .instrument(call.span())
         .await
     }
 
@@ -265,24 +269,42 @@ impl Idempotency {
         conn: &mut PgConnection,
         operation: &Operation,
         closure: F,
+        call: &Call,
     ) -> Result<Outcome<T>, E>
     where
         F: for<'c> AsyncClosure<&'c mut PgConnection, Result<T, E>, Fut: Send> + Send,
         T: Serialize + DeserializeOwned + Send,
         E: ClosureError,
     {
-        let owner = match protocol::claim(conn, operation, self.retention_of(operation)).await? {
+        let step = Step::claim(call, self);
+        let claim = protocol::claim(conn, operation, self.retention_of(operation)).instrument(step.span());
+        let claimed = claim.await.inspect_err(|error| step.failed(error));
+        drop(step);
+        let owner = match claimed.map_err(|error| call.fail(error))? {
             Attempt::Claimed(owner) => owner,
-            Attempt::Replayed(record) => return Ok(Outcome::Replayed(record.result()?)),
-            Attempt::InFlight => return Err(E::from(operation.in_flight_error())),
+            Attempt::Replayed(record) => {
+                call.replays(&record);
+                return Ok(Outcome::Replayed(record.result().map_err(|error| call.fail(error))?));
+            }
+            Attempt::InFlight => return Err(call.fail(operation.in_flight_error())),
         };
         let inside = depth(conn);
-        let value = match closure(&mut *conn).await {
+        let step = Step::closure(call);
+        let returned = closure(&mut *conn).instrument(step.span()).await;
+        drop(step);
+        let value = match returned {
             Ok(value) => value,
-            Err(error) => return Err(guard_violation(&error).map_or(error, E::from)),
+            Err(error) => {
+                call.comes_to(CallOutcome::of_closure(&error));
+                return Err(guard_violation(&error).map_or(error, |violation| call.fail(violation)));
+            }
         };
-        let result = encode_as(&value, self.max_result_size)?;
-        protocol::finish(conn, &owner, inside, State::Completed, &result).await?;
+        let step = Step::finish_inside(call, self);
+        let result = encode_as(&value, self.max_result_size).map_err(|error| call.fail(error))?;
+        metrics::stored(call.labels(), result.len());
+        let finish = protocol::finish(conn, &owner, inside, State::Completed, &result);
+        let finished = finish.instrument(step.span()).await.inspect_err(|error| step.failed(error));
+        finished.map_err(|error| call.fail(error))?;
         Ok(Outcome::Executed(value))
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tracing::{Instrument, debug_span};
+use tracing::Instrument;
 
+use crate::metrics::ScopeLabel;
 use crate::transaction::Transaction;
-use crate::{Error, IdempotencyKey, Record, Scope, hardened, sql};
+use crate::{Error, IdempotencyKey, Record, Scope, hardened, sql, step};
 
 /// What a duplicate does while the first execution of its key is still running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub struct Idempotency {
     pub(crate) max_attempts: u32,
     pub(crate) max_result_size: usize,
     pub(crate) commit_timeout: Duration,
+    pub(crate) scope_label: ScopeLabel,
 }
 
 impl Idempotency {
@@ -86,6 +88,7 @@ impl Idempotency {
             max_attempts: Self::DEFAULT_MAX_ATTEMPTS,
             max_result_size: Self::DEFAULT_MAX_RESULT_SIZE,
             commit_timeout: Self::DEFAULT_COMMIT_TIMEOUT,
+            scope_label: ScopeLabel::default(),
         }
     }
 
@@ -186,9 +189,9 @@ impl Idempotency {
     ///
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database).
     pub async fn find(&self, scope: &Scope, key: &IdempotencyKey) -> Result<Option<Record>, Error> {
-        sql::find(&self.pool, scope, key)
-            .instrument(debug_span!("pgonce", call = "find", scope = scope.as_str()))
-            .await
+        let span = step::find(scope, self);
+        let found = sql::find(&self.pool, scope, key).instrument(span.clone()).await;
+        found.inspect_err(|error| step::failed(&span, error))
     }
 
     pub(crate) async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {

@@ -13,6 +13,9 @@ pub(crate) trait Kind {
     type Value: Send;
     type Answer;
 
+    /// The name of the call.
+    const CALL: &'static str;
+
     /// Whether it may be a final failure, for which the savepoint is taken.
     const RECORDS: bool;
 
@@ -30,6 +33,7 @@ pub(crate) struct Plain<T>(PhantomData<T>);
 impl<T: Serialize + DeserializeOwned + Send> Kind for Plain<T> {
     type Value = T;
     type Answer = Outcome<T>;
+    const CALL: &'static str = "execute";
     const RECORDS: bool = false;
 
     fn encode(value: &T, limit: usize) -> Result<Option<(State, Vec<u8>)>, Error> {
@@ -55,6 +59,7 @@ where
 {
     type Value = Result<T, D>;
     type Answer = Outcome<Result<T, D>>;
+    const CALL: &'static str = "execute_recording";
     const RECORDS: bool = true;
 
     fn encode(value: &Result<T, D>, limit: usize) -> Result<Option<(State, Vec<u8>)>, Error> {

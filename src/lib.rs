@@ -255,6 +255,7 @@
 //! checks the database. The [runbook](https://github.com/pgonce/pgonce/blob/main/docs/operations.md) says what to do for each alert.
 #![warn(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod call;
 mod canonical;
 mod claim;
 mod closure;
@@ -269,6 +270,10 @@ mod idempotency;
 mod inbox;
 mod key;
 mod kind;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod migrate;
 mod operation;
 mod outcome;
@@ -280,6 +285,7 @@ mod record;
 mod retention;
 mod run;
 mod sql;
+mod step;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;

@@ -1,7 +1,7 @@
 //! The end of a key: [`Idempotency::purge_expired`].
 
 use crate::sql::{Purge, Purged};
-use crate::{Error, Idempotency, Isolation};
+use crate::{Error, Idempotency, Isolation, metrics};
 
 impl Idempotency {
     /// Deletes at most `limit` expired keys, the oldest first, in a transaction of its own, and says how many.
@@ -26,6 +26,7 @@ impl Idempotency {
         let mut transaction = self.begin(Isolation::ReadCommitted).await?;
         let purged = purge.run(transaction.connection()).await?;
         transaction.commit().await?;
+        metrics::purged(purged.deleted);
         Ok(purged)
     }
 }

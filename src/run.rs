@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use tokio::time::timeout_at;
-use tracing::{Instrument, Span, debug, field, info_span, warn};
+use tracing::{Instrument, debug, warn};
 
+use crate::call::{Call, CallOutcome};
 use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::commit::NotCommitted;
@@ -14,6 +15,7 @@ use crate::kind::Kind;
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
 use crate::record::State;
+use crate::step::Step;
 use crate::{Error, ErrorKind, Idempotency, Operation};
 
 impl Idempotency {
@@ -22,22 +24,32 @@ impl Idempotency {
         &self,
         operation: &Operation,
         patience: &mut Patience,
+        call: &Call,
     ) -> Result<Claim, Error> {
+        let mut waiting = None;
         loop {
-            // No connection is held across the pauses.
-            let pause = match self.try_claim(operation, patience).await {
+            let error = match self.try_claim(operation, patience, call).await {
                 Ok(Some(claim)) => return Ok(claim),
-                Ok(None) => patience.wait().ok_or_else(|| {
+                Ok(None) => {
                     debug!("the key is in flight");
                     operation.in_flight_error()
-                })?,
-                Err(error) if ClosureError::is_conflict(&error) => {
-                    let Some(pause) = patience.retry() else { return Err(error) };
-                    debug!("the claim met a conflict; claiming again");
-                    pause
                 }
-                Err(error) => return Err(error),
+                Err(error) => error,
             };
+            call.fails_with(&error);
+            // No connection is held across the pauses.
+            let pause = match call.outcome() {
+                CallOutcome::InFlight => patience.wait().inspect(|_| {
+                    waiting.get_or_insert_with(|| Step::wait(call));
+                }),
+                CallOutcome::Conflict => patience.retry().inspect(|_| {
+                    debug!("the claim met a conflict; claiming again");
+                    call.retries();
+                }),
+                _ => None,
+            };
+            let Some(pause) = pause else { return Err(error) };
+            call.comes_to(CallOutcome::Cancelled);
             tokio::time::sleep(pause).await;
         }
     }
@@ -47,25 +59,36 @@ impl Idempotency {
         &self,
         operation: &Operation,
         patience: &mut Patience,
+        call: &Call,
     ) -> Result<Option<Claim>, Error> {
-        let Some(deadline) = patience.deadline() else {
-            return self.claim_on(operation, patience).await;
+        let step = Step::claim(call, self);
+        let deadline = patience.deadline();
+        let claim = self.claim_on(operation, patience, call).instrument(step.span());
+        let claimed = match deadline {
+            None => claim.await,
+            // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
+            Some(deadline) => timeout_at(deadline + LAST_LOOK, claim).await.unwrap_or(Ok(None)),
         };
-        // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
-        timeout_at(deadline + LAST_LOOK, self.claim_on(operation, patience)).await.unwrap_or(Ok(None))
+        claimed.inspect_err(|error| step.failed(error))
     }
 
-    async fn claim_on(&self, operation: &Operation, patience: &mut Patience) -> Result<Option<Claim>, Error> {
+    async fn claim_on(
+        &self,
+        operation: &Operation,
+        patience: &mut Patience,
+        call: &Call,
+    ) -> Result<Option<Claim>, Error> {
         let mut transaction = self.begin(self.isolation).await?;
         match protocol::claim(transaction.connection(), operation, self.retention_of(operation)).await {
             Ok(Attempt::Claimed(owner)) => {
                 patience.claimed();
                 debug!(attempt = %owner.attempt, "claimed the key");
-                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.clone()))))
+                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.clone(), call.clone()))))
             }
             Ok(Attempt::Replayed(record)) => {
                 transaction.rollback().await;
                 debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
+                call.replays(&record);
                 Ok(Some(Claim::Replayed(record)))
             }
             Ok(Attempt::InFlight) => {
@@ -91,19 +114,24 @@ impl Idempotency {
         F: for<'c> AsyncClosure<&'c mut PgConnection, Result<K::Value, E>, Fut: Send> + Send,
         E: ClosureError,
     {
+        let call = Call::new(K::CALL, operation, self.scope_label);
         let mut patience = self.patience_for(operation);
         let mut closure = closure;
         async {
             loop {
-                let mut claimed = match self.claim_patiently(operation, &mut patience).await? {
+                let mut claimed = match self.claim_patiently(operation, &mut patience, &call).await? {
                     Claim::Claimed(claimed) => claimed,
-                    Claim::Replayed(record) => return Ok(K::replay(&record)?),
+                    Claim::Replayed(record) => {
+                        return K::replay(&record).map_err(|error| call.fail(error));
+                    }
                 };
                 if K::RECORDS {
                     claimed.recorded_from_here().await?;
                 }
                 let copy = again.map(|again| again(&closure));
-                let returned = closure(claimed.connection()).await;
+                let step = Step::closure(&call);
+                let returned = closure(claimed.connection()).instrument(step.span()).await;
+                drop(step);
                 let error =
                     match claimed.settle(returned, |value| K::encode(value, self.max_result_size)).await {
                         Settled::Committed(value) => return Ok(K::executed(value)),
@@ -112,11 +140,12 @@ impl Idempotency {
                     };
                 let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
                 warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
+                call.retries();
                 closure = copy;
                 tokio::time::sleep(pause).await;
             }
         }
-        .instrument(span("execute", operation))
+        .instrument(call.span())
         .await
     }
 
@@ -169,10 +198,12 @@ impl Claimed {
             }
             Err(error) => error,
         };
+        let call = self.call.clone();
+        call.comes_to(CallOutcome::of_closure(&error));
         match (self.abandon().await, guard_violation(&error)) {
             // More telling than what the closure made of it.
-            (_, Some(violation)) => Settled::Unproven(E::from(violation)),
-            (Ended::Outside, None) => Settled::Unproven(E::from(Error::left_the_transaction(None))),
+            (_, Some(violation)) => Settled::Unproven(call.fail(violation)),
+            (Ended::Outside, None) => Settled::Unproven(call.fail(Error::left_the_transaction(None))),
             (Ended::Unheard, None) => Settled::Unproven(error),
             (Ended::Inside | Ended::Lost, None) if error.is_conflict() => Settled::Again(error),
             (Ended::Inside, None) => Settled::Failed { outage: is_outage(error.as_error()), error },
@@ -188,13 +219,3 @@ pub(crate) fn guard_violation<E: ClosureError>(error: &E) -> Option<Error> {
 
 /// How long the last look at a key in flight may take beyond the time to wait.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-
-/// The span of one call: its scope and a hash of its key, never parameters or results.
-pub(crate) fn span(call: &'static str, operation: &Operation) -> Span {
-    let span = info_span!("pgonce", call, scope = field::Empty, key_hash = field::Empty);
-    if !span.is_disabled() {
-        span.record("scope", operation.scope().as_str());
-        span.record("key_hash", operation.key_hash());
-    }
-    span
-}

@@ -6,6 +6,8 @@
 
 mod message;
 mod purge;
+#[cfg(feature = "metrics")]
+mod sample;
 mod savepoint;
 mod verify;
 
@@ -18,6 +20,8 @@ use uuid::Uuid;
 
 pub(crate) use self::message::Batch;
 pub(crate) use self::purge::{Purge, Purged};
+#[cfg(feature = "metrics")]
+pub(crate) use self::sample::{Sample, sample};
 pub(crate) use self::savepoint::Savepoint;
 pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};

@@ -12,6 +12,7 @@ use super::problem::{Problem, ProblemKind};
 use super::stored::{StoredResponse, expiry};
 use super::tx::Slot;
 use crate::Error;
+use crate::call::CallOutcome;
 use crate::claim::Ended;
 use crate::closure::ClosureError;
 use crate::commit::NotCommitted;
@@ -44,7 +45,7 @@ pub(super) async fn finish(
     let said = head.extensions.get::<Ending>().copied();
     let state = match said.unwrap_or_else(|| (settings.ending)(&head)) {
         Ending::Release => {
-            return match give_up(slot).await {
+            return match give_up(slot, CallOutcome::Released).await {
                 Ok(_) => Finished { response: Ok(Response::from_parts(head, body)), again: false },
                 Err(violation) => violation.into(),
             };
@@ -56,7 +57,7 @@ pub(super) async fn finish(
     let body = match read(&head, body, limit).await {
         Ok(body) => body,
         Err(reason) => {
-            return match give_up(slot).await {
+            return match give_up(slot, CallOutcome::ResultRefused).await {
                 Ok(_) => Problem::of_server(ProblemKind::ResponseNotReplayable, reason).into(),
                 Err(violation) => violation.into(),
             };
@@ -87,25 +88,29 @@ pub(super) async fn finish(
 
 /// Rolls back what pgonce could not do for the handler.
 async fn give_back(slot: &Slot, problem: Problem) -> Finished {
-    match give_up(slot).await {
-        Ok(gone) => {
-            let conflict = problem.error().is_some_and(ClosureError::is_conflict);
-            Finished { response: Err(problem), again: conflict && gone }
-        }
+    let conflict = problem.error().is_some_and(ClosureError::is_conflict);
+    let outcome = if conflict { CallOutcome::Conflict } else { CallOutcome::Released };
+    match give_up(slot, outcome).await {
+        Ok(gone) => Finished { response: Err(problem), again: conflict && gone },
         Err(violation) => violation.into(),
     }
 }
 
 /// Rolls back. True when it is proven that nothing is left; an error when the handler had left the transaction.
-pub(super) async fn give_up(slot: &Slot) -> Result<bool, Problem> {
+pub(super) async fn give_up(slot: &Slot, outcome: CallOutcome) -> Result<bool, Problem> {
     let Some(claimed) = slot.take() else {
         warn!("{STILL_HELD}");
         return Ok(false);
     };
+    let call = claimed.call.clone();
+    call.comes_to(outcome);
     match claimed.abandon().await {
         Ended::Inside | Ended::Lost => Ok(true),
         Ended::Unheard => Ok(false),
-        Ended::Outside => Err(Error::left_the_transaction(None).into()),
+        Ended::Outside => {
+            call.comes_to(CallOutcome::AtomicityViolation);
+            Err(Error::left_the_transaction(None).into())
+        }
     }
 }
 

@@ -18,8 +18,9 @@ use super::layer::Settings;
 use super::problem::Problem;
 use super::stored::replay;
 use super::tx::Slot;
+use crate::call::{Call, CallOutcome};
 use crate::claim::Claim;
-use crate::run::span;
+use crate::step::Step;
 
 /// What an [`IdempotencyLayer`](super::IdempotencyLayer) makes of a service.
 #[derive(Clone)]
@@ -80,15 +81,19 @@ where
     let Admitted { operation, replayable, body } = admitted;
     let idempotency = &settings.idempotency;
     let mut patience = idempotency.patience_for(&operation);
-    let span = span("http", &operation);
+    let call = Call::new("http", &operation, idempotency.scope_label);
+    let span = call.span();
     async move {
         loop {
             // Before the claim, so that no transaction waits for it.
             let mut inner = ready(inner.clone()).await?;
-            let claimed = match idempotency.claim_patiently(&operation, &mut patience).await {
+            let claimed = match idempotency.claim_patiently(&operation, &mut patience, &call).await {
                 Ok(Claim::Claimed(claimed)) => claimed,
                 Ok(Claim::Replayed(record)) => {
-                    return Ok(replay(&record).unwrap_or_else(|error| settings.render(error.into(), head)));
+                    return Ok(replay(&record).unwrap_or_else(|error| {
+                        call.fails_with(&error);
+                        settings.render(error.into(), head)
+                    }));
                 }
                 Err(error) => return Ok(settings.render(Problem::of(error, replayable), head)),
             };
@@ -96,10 +101,13 @@ where
             let mut request = Request::from_parts(head.clone(), Body::from(body.clone()));
             request.extensions_mut().insert(slot.ticket());
 
-            let response = match inner.call(request).await {
+            let step = Step::closure(&call);
+            let response = inner.call(request).instrument(step.span()).await;
+            drop(step);
+            let response = match response {
                 Ok(response) => response.map(Body::new),
                 Err(error) => {
-                    if let Err(violation) = give_up(&slot).await {
+                    if let Err(violation) = give_up(&slot, CallOutcome::Released).await {
                         violation.logged();
                     }
                     return Err(error);
@@ -108,6 +116,7 @@ where
             let Finished { response, again } = finish(settings, &slot, response, replayable).await;
             if again && let Some(pause) = patience.retry() {
                 warn!("a serialization failure, a deadlock or a lost COMMIT: the handler runs again");
+                call.retries();
                 tokio::time::sleep(pause).await;
                 continue;
             }

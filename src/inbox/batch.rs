@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use tokio::time::sleep;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, warn};
 
 use super::{BatchReport, Handled, Inbox, Message};
+use crate::call::{Call, CallOutcome};
 use crate::closure::ClosureError;
 use crate::patience::Patience;
 use crate::run::Settled;
+use crate::step::Step;
 use crate::{Error, Fingerprint, InFlight};
 
 /// An async closure of two arguments whose future can be named, and so be required to be [`Send`]; see
@@ -99,8 +101,9 @@ impl Inbox {
         T: Send,
         E: ClosureError,
     {
-        let span =
-            info_span!("pgonce", call = "process_batch", scope = %self.consumer, messages = messages.len());
+        let label = self.idempotency.scope_label;
+        let call = Call::of_batch("process_batch", &self.consumer, label, messages.len());
+        let span = call.span();
         async move {
             let first = first_of_each_id(messages);
             let distinct: Vec<usize> = (0..messages.len()).filter(|&at| first[at] == at).collect();
@@ -108,7 +111,9 @@ impl Inbox {
             // The next part is the last one.
             let mut parts = if distinct.is_empty() { Vec::new() } else { vec![distinct] };
             while let Some(part) = parts.pop() {
-                let processed = self.process_part(messages, &part, closure.clone(), &mut progress).await;
+                call.comes_to(CallOutcome::Cancelled);
+                let processed =
+                    self.process_part(messages, &part, closure.clone(), &mut progress, &call).await;
                 let (fresh, error) = match processed {
                     Ok(()) => continue,
                     Err(NotProcessed::Failed { fresh, error }) => (fresh, error),
@@ -123,6 +128,7 @@ impl Inbox {
                 match self.poison.split(&fresh) {
                     None => return Err(error),
                     Some(_) if fresh.len() == 1 => {
+                        call.counts(call.outcome(), 1);
                         progress.report.messages[fresh[0]] = Handled::Failed(error);
                     }
                     Some(smaller) => {
@@ -139,6 +145,7 @@ impl Inbox {
                     Some(_) => self.mismatch(&messages[at]),
                 };
             }
+            count_rest(&call, &progress.report);
             Ok(progress.report)
         }
         .instrument(span)
@@ -152,6 +159,7 @@ impl Inbox {
         part: &[usize],
         closure: F,
         progress: &mut Progress<T, E>,
+        call: &Call,
     ) -> Result<(), NotProcessed<E>>
     where
         F: for<'c, 'f, 'm> BatchClosure<&'c mut PgConnection, &'f [&'m Message<B>], Result<T, E>, Fut: Send>
@@ -163,7 +171,7 @@ impl Inbox {
     {
         let mut patience = Patience::new(InFlight::Reject, self.idempotency.max_attempts);
         loop {
-            let (fresh, error) = match self.claim_part(messages, part).await {
+            let (fresh, error) = match self.claim_part(messages, part, call).await {
                 Ok((sorted, claimed)) => {
                     // What others have committed stays so, whatever becomes of this transaction.
                     for &(at, content) in &sorted.known {
@@ -173,7 +181,10 @@ impl Inbox {
                     }
                     let Some(mut claimed) = claimed else { return Ok(()) };
                     let batch: Vec<_> = sorted.fresh.iter().map(|&at| &messages[at]).collect();
-                    let returned = closure.clone()(claimed.connection(), &batch).await;
+                    let step = Step::closure(call);
+                    let returned =
+                        closure.clone()(claimed.connection(), &batch).instrument(step.span()).await;
+                    drop(step);
                     match claimed.settle(returned, |_| Ok(None)).await {
                         Settled::Committed(value) => {
                             debug!(messages = sorted.fresh.len(), "committed the writes and the messages");
@@ -181,6 +192,7 @@ impl Inbox {
                                 progress.set(at, Handled::Processed, messages[at].content());
                             }
                             progress.report.results.push(value);
+                            call.counts(CallOutcome::Executed, sorted.fresh.len());
                             return Ok(());
                         }
                         Settled::Again(error) => (sorted.fresh, error),
@@ -203,6 +215,7 @@ impl Inbox {
                 });
             };
             warn!("a serialization failure, a deadlock or a lost COMMIT: the batch is processed again");
+            call.retries();
             sleep(pause).await;
         }
     }
@@ -240,6 +253,19 @@ enum NotProcessed<E> {
     Failed { fresh: Vec<usize>, error: E },
     /// Nor would any other be.
     Stopped(E),
+}
+
+/// Counts what is not counted yet: neither committed now, nor failed alone.
+fn count_rest<T, E>(call: &Call, report: &BatchReport<T, E>) {
+    let whole = if report.stopped.is_some() { call.outcome() } else { CallOutcome::Executed };
+    let released = if report.stopped.is_some() { whole } else { CallOutcome::Released };
+    call.counts(CallOutcome::Replayed, report.duplicates());
+    call.counts(
+        released,
+        report.messages.iter().filter(|handled| matches!(handled, Handled::Released)).count(),
+    );
+    call.counts_rest(CallOutcome::FingerprintMismatch);
+    call.comes_to(whole);
 }
 
 /// For each message the place of the first one with its id.

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Inbox, Message};
+use crate::call::Call;
 use crate::claim::Claimed;
 use crate::sql::{Batch, Owner};
+use crate::step::Step;
 use crate::transaction::Transaction;
 use crate::{Error, Fingerprint, protocol};
 
@@ -24,11 +27,26 @@ impl Inbox {
         &self,
         messages: &[Message<B>],
         part: &[usize],
+        call: &Call,
+    ) -> Result<(Sorted, Option<Claimed>), Error> {
+        let step = Step::claim(call, &self.idempotency);
+        let claimed = self.claim_part_on(messages, part, call).instrument(step.span()).await;
+        claimed.inspect_err(|error| {
+            call.fails_with(error);
+            step.failed(error);
+        })
+    }
+
+    async fn claim_part_on<B>(
+        &self,
+        messages: &[Message<B>],
+        part: &[usize],
+        call: &Call,
     ) -> Result<(Sorted, Option<Claimed>), Error> {
         let mut transaction = self.idempotency.begin(self.idempotency.isolation).await?;
         match self.sort(&mut transaction, messages, part).await {
             Ok((sorted, Some(owner))) => {
-                Ok((sorted, Some(Claimed::new(transaction, owner, self.idempotency.clone()))))
+                Ok((sorted, Some(Claimed::new(transaction, owner, self.idempotency.clone(), call.clone()))))
             }
             Ok((sorted, None)) => {
                 transaction.rollback().await;

@@ -116,6 +116,7 @@ struct Unstored<T>(PhantomData<T>);
 impl<T: Send> Kind for Unstored<T> {
     type Value = T;
     type Answer = Delivery<T>;
+    const CALL: &'static str = "process";
     const RECORDS: bool = false;
 
     fn encode(_: &T, _: usize) -> Result<Option<(State, Vec<u8>)>, Error> {

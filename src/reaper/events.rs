@@ -6,6 +6,7 @@ use tracing::{debug, warn};
 
 use super::Reaped;
 use crate::Error;
+use crate::metrics::{ReaperCycle, reaper_cycle};
 use crate::sql::Purged;
 
 /// A batch was committed. Its lag: how long the oldest key that it deleted had been expired.
@@ -16,14 +17,17 @@ pub(super) fn batch(purged: &Purged, took: Duration) {
 /// A cycle has ended: nothing is left, or another reaper won the election.
 pub(super) fn cycle(reaped: &Reaped) {
     if reaped.yielded {
+        reaper_cycle(ReaperCycle::NotElected);
         debug!(deleted = reaped.deleted, "another reaper is at work");
     } else {
+        reaper_cycle(ReaperCycle::Done);
         debug!(deleted = reaped.deleted, lag = ?reaped.lag, "no expired key is left");
     }
 }
 
 /// A batch failed; nothing of it is committed, or it is unknown.
 pub(super) fn failed(error: &Error) {
+    reaper_cycle(ReaperCycle::Failed);
     warn!("expired keys could not be deleted: {error}");
 }
 

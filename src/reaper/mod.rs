@@ -17,7 +17,7 @@ use self::cycle::{Cycle, Next};
 pub use self::handle::ReaperHandle;
 use self::pace::Pace;
 use crate::sql::Purge;
-use crate::{Error, Idempotency};
+use crate::{Error, Idempotency, metrics};
 
 /// Deletes expired keys in the background, in small transactions of its own.
 ///
@@ -165,6 +165,9 @@ impl Reaper {
 
     /// One batch, and how long to pause after it. Whatever fails is only a longer pause.
     async fn step(&self, cycle: &mut Cycle, pace: &mut Pace) -> Duration {
+        if pace.interval_has_passed() {
+            metrics::sample(&self.idempotency).await;
+        }
         match self.batch(cycle).await {
             Ok(Next::Rest(took)) => {
                 pace.works();

@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
 
 pub(super) struct Pace {
     rest: u32,
+    interval: Duration,
+    /// When the last interval began.
+    began: Option<Instant>,
     intervals: ConstantBackoff,
     failure: ExponentialBuilder,
     failures: ExponentialBackoff,
@@ -20,6 +24,8 @@ impl Pace {
             .with_jitter();
         Self {
             rest,
+            interval,
+            began: None,
             // With up to as much again: the interval, on average.
             intervals: ConstantBuilder::new()
                 .with_delay(interval * 2 / 3)
@@ -34,6 +40,15 @@ impl Pace {
     /// After a batch that took so long, when more is to be done.
     pub(super) fn rest(&self, took: Duration) -> Duration {
         took.saturating_mul(self.rest)
+    }
+
+    /// At each turn, for which half an interval is the least pause, and also in a cycle that lasts for hours.
+    pub(super) fn interval_has_passed(&mut self) -> bool {
+        let passed = self.began.is_none_or(|began| began.elapsed() >= self.interval / 2);
+        if passed {
+            self.began = Some(Instant::now());
+        }
+        passed
     }
 
     /// When nothing is to be done.

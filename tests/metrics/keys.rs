@@ -1,0 +1,106 @@
+//! What only the database knows: how many keys there are.
+
+use std::time::Duration;
+
+use pgonce::{Error, Idempotency};
+
+use crate::meter::Meter;
+use crate::support::{Database, operation};
+
+crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_purge, partitions];
+
+fn gauge(meter: &Meter, name: &str) -> f64 {
+    let scrape = meter.scrape();
+    let of_name: Vec<_> = scrape.0.iter().filter(|(series, _)| series.name == name).collect();
+    let [(series, value)] = of_name[..] else { panic!("{name}: {of_name:?}") };
+    assert!(series.labels.is_empty());
+    *value
+}
+
+/// Live and expired keys, and the lag in seconds.
+fn gauges(meter: &Meter) -> (f64, f64, f64) {
+    let [live, expired, lag] = ["pgonce_live_keys", "pgonce_expired_keys", "pgonce_reaper_lag_seconds"];
+    (gauge(meter, live), gauge(meter, expired), gauge(meter, lag))
+}
+
+/// So many keys that expire in an hour, or that have been expired for an hour.
+async fn insert(db: &Database, live: i64, expired: i64) {
+    let mut conn = db.pool.acquire().await.unwrap();
+    sqlx::query(
+        "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id,
+                                  created_at, completed_at, expires_at)
+         SELECT 'acct_42', 'key-' || n, decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', '1', 'json',
+                pg_current_xact_id(), now(), now(), now() + CASE WHEN n <= $1 THEN interval '1 hour'
+                ELSE interval '-1 hour' END
+         FROM generate_series(1, $1 + $2) AS n",
+    )
+    .bind(live)
+    .bind(expired)
+    .execute(&mut *conn)
+    .await
+    .unwrap();
+    // A session keeps what it has counted for up to ten seconds.
+    sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&mut *conn).await.unwrap();
+}
+
+async fn keys_that_are_live_and_expired(meter: &Meter) {
+    // Its statistics are to be its own.
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    idempotency.sample_metrics().await.unwrap();
+    assert_eq!(gauges(meter), (0.0, 0.0, 0.0));
+
+    let mut conn = db.pool.begin().await.unwrap();
+    // One of them is pending, which nobody may delete.
+    let pending = operation().with_retention(Duration::ZERO);
+    let closure = async |_: &mut sqlx::PgConnection| Ok::<_, Error>(1);
+    idempotency.execute_in(&mut conn, &pending, closure).await.unwrap();
+    insert(&db, 100, 30).await;
+    db.wait_until("SELECT pg_stat_get_live_tuples('pgonce.keys'::regclass) = 130").await;
+    idempotency.sample_metrics().await.unwrap();
+    let (live, expired, lag) = gauges(meter);
+    assert_eq!((live, expired), (100.0, 30.0));
+    assert!((3600.0..3660.0).contains(&lag), "{lag}");
+
+    conn.rollback().await.unwrap();
+
+    // Where they cannot be known, they stay.
+    let away = Idempotency::new(db.pool_of(1));
+    away.pool().close().await;
+    away.sample_metrics().await.unwrap_err();
+    assert_eq!(gauges(meter), (live, expired, lag));
+}
+
+async fn a_purge(meter: &Meter) {
+    let db = meter.database().await;
+    let idempotency = db.idempotency();
+    insert(db, 1, 5).await;
+    let work =
+        async { idempotency.purge_expired(3).await.unwrap() + idempotency.purge_expired(3).await.unwrap() };
+    let (purged, gained) = meter.gains(work).await;
+    assert_eq!(purged, 5);
+    assert_eq!(gained.of("pgonce_purged_keys_total", []), [([], 5)]);
+}
+
+/// Where the table is partitioned, the figures are those of all partitions.
+async fn partitions(meter: &Meter) {
+    let db = Database::new().await;
+    sqlx::raw_sql(
+        "BEGIN;
+         ALTER TABLE pgonce.keys RENAME TO old_keys;
+         CREATE TABLE pgonce.keys (LIKE pgonce.old_keys) PARTITION BY HASH (scope, key);
+         CREATE TABLE pgonce.keys_0 PARTITION OF pgonce.keys FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE pgonce.keys_1 PARTITION OF pgonce.keys FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         COMMIT;",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    insert(&db, 100, 30).await;
+    // After the statistics were reset, as after a crash, there is what the last ANALYZE has found.
+    sqlx::raw_sql("ANALYZE pgonce.keys").execute(&db.pool).await.unwrap();
+    sqlx::raw_sql("SELECT pg_stat_reset()").execute(&db.pool).await.unwrap();
+    db.idempotency().sample_metrics().await.unwrap();
+    let (live, expired, _) = gauges(meter);
+    assert_eq!((live, expired), (100.0, 30.0));
+}

@@ -188,5 +188,5 @@ fn the_table_is_that_of_the_code() {
         table += &format!("| `{name}` | {kind} | {unit} | {} | {help} |\n", labels.join(", "));
     }
     assert_in_document("docs/metrics.md", "metrics", table.trim_end());
-    assert_in_document("src/metrics/table.md", "metrics", table.trim_end());
+    assert_in_document("src/metrics/guide.md", "metrics", table.trim_end());
 }

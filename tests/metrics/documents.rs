@@ -40,8 +40,7 @@ async fn what_is_documented_shown_and_watched_is_what_is_emitted() {
     let meter = Meter::start();
     everything(&meter).await;
     let text = meter.text();
-    let mut emitted = meter.scrape();
-    emitted.0.extend(of_the_reaper());
+    let emitted = meter.scrape();
 
     let all: BTreeSet<_> = names(METRICS.iter());
     assert_eq!(names(emitted.0.keys().map(of)), all);
@@ -51,10 +50,6 @@ async fn what_is_documented_shown_and_watched_is_what_is_emitted() {
         assert_eq!(labels.collect::<Vec<_>>(), of(series).labels, "{}", series.name);
     }
     for metric in METRICS {
-        // Until there is a reaper.
-        if metric.name == "pgonce_reaper_cycles_total" {
-            continue;
-        }
         let kind = format!("{:?}", metric.kind).to_lowercase();
         for line in
             [format!("# HELP {} {}", metric.name, metric.help), format!("# TYPE {} {kind}", metric.name)]
@@ -68,14 +63,6 @@ async fn what_is_documented_shown_and_watched_is_what_is_emitted() {
     assert_eq!(shown, all, "each metric is in the dashboard");
     let watched = of_alerts(&emitted);
     assert!(watched.is_subset(&all));
-}
-
-/// Until there is one.
-fn of_the_reaper() -> impl Iterator<Item = (Series, f64)> {
-    ["done", "not_elected", "failed"].into_iter().map(|result| {
-        let labels = [("result".to_owned(), result.to_owned())].into();
-        (Series { name: "pgonce_reaper_cycles_total".into(), labels }, 1.0)
-    })
 }
 
 /// The tables of values in `docs/metrics.md`.

@@ -1,13 +1,16 @@
 //! What only the database knows: how many keys there are.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use pgonce::{Error, Idempotency};
+use pgonce::{Error, Idempotency, Reaper};
 
 use crate::meter::Meter;
 use crate::support::{Database, operation};
 
-crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_purge, partitions];
+crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_purge, a_reaper, partitions];
 
 fn gauge(meter: &Meter, name: &str) -> f64 {
     let scrape = meter.scrape();
@@ -41,6 +44,16 @@ async fn insert(db: &Database, live: i64, expired: i64) {
     .unwrap();
     // A session keeps what it has counted for up to ten seconds.
     sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&mut *conn).await.unwrap();
+}
+
+/// Drives the work until this is so.
+async fn poll_until(work: impl Future<Output = ()>, so: impl Fn() -> bool) {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Pending if !so() => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
 }
 
 async fn keys_that_are_live_and_expired(meter: &Meter) {
@@ -80,6 +93,41 @@ async fn a_purge(meter: &Meter) {
     let (purged, gained) = meter.gains(work).await;
     assert_eq!(purged, 5);
     assert_eq!(gained.of("pgonce_purged_keys_total", []), [([], 5)]);
+}
+
+/// What it deletes, and what each of its turns comes to; and it reports the gauges by itself.
+async fn a_reaper(meter: &Meter) {
+    let db = Database::new().await;
+    let idempotency = db.idempotency();
+    insert(&db, 1, 5).await;
+    let reaper = Reaper::new(idempotency.clone()).with_batch_size(2).with_rest(0);
+    let cycles = "pgonce_reaper_cycles_total";
+    let (reaped, gained) = meter.gains(reaper.run_once()).await;
+    assert_eq!(reaped.unwrap().deleted, 5);
+    assert_eq!(gained.of("pgonce_purged_keys_total", []), [([], 5)]);
+    assert_eq!(gained.of(cycles, ["result"]), [(["done".into()], 1)]);
+
+    let mut other = db.pool.begin().await.unwrap();
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('pgonce.reaper', 0))";
+    sqlx::raw_sql(lock).execute(&mut *other).await.unwrap();
+    let (reaped, gained) = meter.gains(reaper.run_once()).await;
+    assert!(reaped.unwrap().yielded);
+    assert_eq!(gained.of(cycles, ["result"]), [(["not_elected".into()], 1)]);
+    other.rollback().await.unwrap();
+
+    sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = now() - interval '1 hour'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    // Its first turn, and then a pause of a minute.
+    let turn = poll_until(reaper.run(), || gauge(meter, "pgonce_expired_keys") == 1.0);
+    tokio::time::timeout(Duration::from_secs(30), turn).await.expect("it reports what it finds");
+
+    let away = Idempotency::new(db.pool_of(1));
+    away.pool().close().await;
+    let (reaped, gained) = meter.gains(Reaper::new(away).run_once()).await;
+    reaped.unwrap_err();
+    assert_eq!(gained.of(cycles, ["result"]), [(["failed".into()], 1)]);
 }
 
 /// Where the table is partitioned, the figures are those of all partitions.

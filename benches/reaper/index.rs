@@ -58,7 +58,7 @@ struct Figures {
 
 pub async fn measure(quick: bool) -> anyhow::Result<String> {
     let (rows, periods, window) =
-        if quick { (20_000, 6, Duration::from_millis(300)) } else { (200_000, 24, Duration::from_secs(2)) };
+        if quick { (20_000, 6, Duration::from_millis(300)) } else { (100_000, 18, Duration::from_secs(2)) };
     let server = server(Settings::durable()).await?;
     let mut pools = Vec::new();
     for index in Index::ALL {

@@ -66,7 +66,7 @@ pub const MIGRATIONS: &[Migration] = &[
 /// GRANT SELECT, INSERT, UPDATE, DELETE ON pgonce.keys TO app;
 /// ```
 ///
-/// `DELETE` is for [`purge_expired`](crate::Idempotency::purge_expired) only. The function `pgonce.finish`, which an
+/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The function `pgonce.finish`, which an
 /// [`Inbox`](crate::Inbox) calls, may be called by everybody; where new functions may not, add
 /// `GRANT EXECUTE ON FUNCTION pgonce.finish TO app`. For people who look things up:
 /// `GRANT SELECT ON pgonce.readable_keys TO …`.

@@ -103,6 +103,36 @@ async fn an_expired_key_is_taken_over_or_purged() {
 }
 
 #[tokio::test]
+async fn reapers_on_shared_connections_delete_what_is_expired_one_at_a_time() {
+    let (db, _pgbouncer, idempotency) = start(&[("default_pool_size", "2")]).await;
+    for n in 0..7 {
+        let brief = Operation::new(scope(), key(&n.to_string())).with_retention(Duration::ZERO);
+        idempotency.execute(&brief, async |_| Ok::<_, Error>(n)).await.unwrap();
+    }
+    idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    let reaper = Reaper::new(idempotency.clone()).with_batch_size(2).with_rest(0);
+    let interval = Duration::from_millis(5);
+    let reapers = [(); 3].map(|()| reaper.clone().with_interval(interval).spawn());
+    db.wait_until("SELECT count(*) = 1 FROM pgonce.keys").await;
+    for reaper in reapers {
+        reaper.stop().await;
+    }
+    db.assert_charged_once().await;
+
+    // What a batch sets is its transaction's, and the lock as well: neither stays with a connection of the server's.
+    let mut transactions = Vec::new();
+    for _ in 0..2 {
+        let mut transaction = idempotency.pool().begin().await.unwrap();
+        let setting: String =
+            sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!(setting, "on");
+        transactions.push(transaction);
+    }
+    drop(transactions);
+    assert!(!reaper.run_once().await.unwrap().yielded);
+}
+
+#[tokio::test]
 async fn a_closure_that_ends_its_transaction_is_reported() {
     let (db, _pgbouncer, idempotency) = start(&[]).await;
     for statement in ["COMMIT", "ROLLBACK"] {

@@ -8,9 +8,9 @@
 //!
 //! It starts PostgreSQL servers of its own.
 
-mod fill;
 #[path = "../support/figures.rs"]
 mod figures;
+mod fill;
 mod measure;
 mod plot;
 mod report;
@@ -72,10 +72,12 @@ impl Plan {
     fn of(arguments: &[String]) -> anyhow::Result<Self> {
         let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
         let quick = has("--quick");
-        let mut sizes = if quick { vec![10_000, 100_000] } else { vec![10_000, 100_000, 1_000_000, 20_000_000] };
+        let mut sizes =
+            if quick { vec![10_000, 100_000] } else { vec![10_000, 100_000, 1_000_000, 20_000_000] };
         if let Some(place) = arguments.iter().position(|argument| argument == "--sizes") {
             let list = arguments.get(place + 1).context("--sizes 10000,1000000")?;
-            sizes = list.split(',').map(str::parse).collect::<Result<_, _>>().context("--sizes 10000,1000000")?;
+            sizes =
+                list.split(',').map(str::parse).collect::<Result<_, _>>().context("--sizes 10000,1000000")?;
         }
         ensure!(sizes.is_sorted() && sizes.first().is_some_and(|first| *first > 0), "sizes in growing order");
         let (rounds, duration) =

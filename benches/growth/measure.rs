@@ -46,7 +46,10 @@ struct Counters {
 
 impl Bench {
     /// All clients call, in each round for its duration.
-    pub async fn calls(&self, call: impl AsyncFn(&Idempotency) -> anyhow::Result<i64>) -> anyhow::Result<Cost> {
+    pub async fn calls(
+        &self,
+        call: impl AsyncFn(&Idempotency) -> anyhow::Result<i64>,
+    ) -> anyhow::Result<Cost> {
         let mut cost = Cost::default();
         for _ in 0..self.rounds {
             self.round(&mut cost, CLIENTS, self.duration, &call).await?;

@@ -3,8 +3,8 @@
 use plotters::prelude::*;
 
 use crate::Point;
-use crate::fill::Keys;
 use crate::figures::median;
+use crate::fill::Keys;
 use crate::measure::Cost;
 
 type Panel = (&'static str, fn(&Point) -> f64);
@@ -51,12 +51,17 @@ fn draw_panel(
         .label_style(("sans-serif", 12))
         .x_desc("live keys")
         // A number at each power of ten.
-        .x_label_formatter(&|keys| if keys.log10().fract().abs() < 1e-6 { short(*keys) } else { String::new() })
+        .x_label_formatter(&|keys| {
+            if keys.log10().fract().abs() < 1e-6 { short(*keys) } else { String::new() }
+        })
         .y_label_formatter(&|value| short(*value))
         .draw()?;
     for (keys, color) in [(Keys::Random, RGBColor(213, 94, 0)), (Keys::TimeOrdered, RGBColor(0, 114, 178))] {
-        let line: Vec<(f64, f64)> =
-            points.iter().filter(|point| point.keys == keys).map(|point| (point.live as f64, of(point))).collect();
+        let line: Vec<(f64, f64)> = points
+            .iter()
+            .filter(|point| point.keys == keys)
+            .map(|point| (point.live as f64, of(point)))
+            .collect();
         chart.draw_series(line.iter().map(|at| Circle::new(*at, 3, color.filled())))?;
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(2)))?

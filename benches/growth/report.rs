@@ -15,7 +15,9 @@ pub fn of(plan: &Plan, points: &[Point]) -> String {
     let operations: [(String, fn(&Point) -> &Cost); 3] = [
         (format!("`execute` with a new key; {CLIENTS} clients"), |point| &point.fresh),
         (format!("A replay, of any live key; {CLIENTS} clients"), |point| &point.replay),
-        ("`purge_expired(1000)`; one client, figures for each key, times for each call".into(), |point| &point.purge),
+        ("`purge_expired(1000)`; one client, figures for each key, times for each call".into(), |point| {
+            &point.purge
+        }),
     ];
     for (title, of) in operations {
         let _ = write!(text, "\n{}", costs(&title, points, of));
@@ -74,7 +76,11 @@ fn costs(title: &str, points: &[Point], of: fn(&Point) -> &Cost) -> String {
             text,
             "| {} | {} | {:.2} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} |",
             name(point),
-            if per_second.len() > 1 { spread(per_second.clone(), 0) } else { format!("{:.0}", per_second[0]) },
+            if per_second.len() > 1 {
+                spread(per_second.clone(), 0)
+            } else {
+                format!("{:.0}", per_second[0])
+            },
             median(per_second) / median(fewest),
             median(each(|round| round.p50)),
             median(each(|round| round.p99)),

@@ -115,7 +115,8 @@ async fn measure(pool: &PgPool, shape: Shape) -> anyhow::Result<Bytes> {
     try_join_all((0..CLIENTS).map(async |_| {
         for _ in 0..COUNT / CLIENTS {
             let result = text(shape.result - 2);
-            let scope = Scope::new(format!("{}{}", fastrand::i64(SCOPES..2 * SCOPES), "s".repeat(shape.scope - 3)))?;
+            let scope =
+                Scope::new(format!("{}{}", fastrand::i64(SCOPES..2 * SCOPES), "s".repeat(shape.scope - 3)))?;
             let operation = Operation::new(scope, IdempotencyKey::try_from(text(shape.key))?);
             idempotency.execute(&operation, async |_| Ok::<_, Error>(result.clone())).await?;
         }

@@ -116,7 +116,8 @@ impl Former {
     /// `Inbox::process`. Whether it was processed now.
     pub async fn process(&mut self, message: &Operation, retention: Duration) -> bool {
         let mut transaction = self.0.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.expect("begin");
-        let Some((transaction_id, ..)) = claim(&mut transaction, CLAIM_MESSAGE, message, retention).await else {
+        let Some((transaction_id, ..)) = claim(&mut transaction, CLAIM_MESSAGE, message, retention).await
+        else {
             transaction.rollback().await.expect("roll back");
             return false;
         };
@@ -145,7 +146,12 @@ impl Former {
     }
 }
 
-async fn claim(conn: &mut PgConnection, statement: &'static str, operation: &Operation, retention: Duration) -> Claimed {
+async fn claim(
+    conn: &mut PgConnection,
+    statement: &'static str,
+    operation: &Operation,
+    retention: Duration,
+) -> Claimed {
     sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
@@ -167,7 +173,9 @@ async fn look(conn: &mut PgConnection, operation: &Operation) -> Option<Answer> 
         .await
         .expect("look");
     match row.get::<Option<bool>, _>("expired") {
-        Some(false) if row.get::<Vec<u8>, _>("fingerprint") != operation.fingerprint().as_bytes() => Some(Answer::Mismatch),
+        Some(false) if row.get::<Vec<u8>, _>("fingerprint") != operation.fingerprint().as_bytes() => {
+            Some(Answer::Mismatch)
+        }
         Some(false) => {
             let result = String::from_utf8(row.get("result")).expect("JSON");
             Some(Answer::Replayed(result.parse().expect("a number")))

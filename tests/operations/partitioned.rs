@@ -50,8 +50,7 @@ async fn what_was_there_is_there_and_the_table_is_the_same_to_its_rows() {
     let warm = Idempotency::new(db.pool_of(1));
     let inbox = warm.inbox(Scope::new("consumer").unwrap());
     let first = warm.execute(&order(1), async |conn| charge(conn, 1).await).await.unwrap().into_inner();
-    let declined =
-        async |_: &mut PgConnection| Ok::<Result<i64, String>, Error>(Err("declined".to_owned()));
+    let declined = async |_: &mut PgConnection| Ok::<Result<i64, String>, Error>(Err("declined".to_owned()));
     warm.execute_recording(&order(2), declined).await.unwrap().into_inner().unwrap_err();
     inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
     sqlx::raw_sql("GRANT SELECT ON pgonce.keys TO PUBLIC").execute(&db.pool).await.unwrap();
@@ -66,7 +65,8 @@ async fn what_was_there_is_there_and_the_table_is_the_same_to_its_rows() {
     pgonce::verify(&db.pool).await.unwrap();
     // Also to a connection that knows the statements of before.
     assert_eq!(warm.execute(&order(1), must_not_run).await.unwrap(), Outcome::Replayed(first));
-    let recorded = async |_: &mut PgConnection| -> Result<Result<i64, String>, Error> { panic!("must not run") };
+    let recorded =
+        async |_: &mut PgConnection| -> Result<Result<i64, String>, Error> { panic!("must not run") };
     let again = warm.execute_recording(&order(2), recorded).await.unwrap();
     assert_eq!(again, Outcome::Replayed(Err("declined".to_owned())));
     let again = inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
@@ -98,12 +98,43 @@ async fn every_guard_holds_in_every_partition() {
     let fingerprint = "decode(repeat('00', 33), 'hex')";
     for n in 0..64 {
         for (values, constraint) in [
-            (format!("'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"), "keys_finished_before_commit"),
-            (format!("'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'completed', NULL, NULL, NULL"), "messages_finished_before_commit"),
-            (format!("'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'failed', NULL, NULL, NULL"), "keys_state"),
-            (format!("'s', repeat('k', {}), {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL", 256 + n), "keys_key_length"),
-            (format!("'s', 'k{n}', 'short', gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"), "keys_fingerprint_length"),
-            (format!("'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, 'json'"), "keys_result_has_format"),
+            (
+                format!(
+                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"
+                ),
+                "keys_finished_before_commit",
+            ),
+            (
+                format!(
+                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'completed', NULL, NULL, NULL"
+                ),
+                "messages_finished_before_commit",
+            ),
+            (
+                format!(
+                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'failed', NULL, NULL, NULL"
+                ),
+                "keys_state",
+            ),
+            (
+                format!(
+                    "'s', repeat('k', {}), {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL",
+                    256 + n
+                ),
+                "keys_key_length",
+            ),
+            (
+                format!(
+                    "'s', 'k{n}', 'short', gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"
+                ),
+                "keys_fingerprint_length",
+            ),
+            (
+                format!(
+                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, 'json'"
+                ),
+                "keys_result_has_format",
+            ),
         ] {
             let insert = format!("INSERT INTO pgonce.keys ({columns}) VALUES ({values})");
             let error = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&db.pool).await.expect_err(constraint);
@@ -133,7 +164,8 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
                 idempotency.execute(&operation.with_in_flight(wait), pay).await
             });
         }
-        let executed = calls.join_all().await.into_iter().filter(|call| !call.as_ref().unwrap().is_replayed());
+        let executed =
+            calls.join_all().await.into_iter().filter(|call| !call.as_ref().unwrap().is_replayed());
         assert_eq!(executed.count(), 20, "{isolation:?}");
 
         // A claim in flight is noticed; what it leaves is free.
@@ -160,7 +192,8 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
         for fresh in [39, 0] {
             let seen = async |_: &mut PgConnection, fresh: &[&Message<()>]| Ok::<_, Error>(fresh.len());
             let report = inbox.process_batch(&batch, seen).await.unwrap();
-            let processed = report.messages.iter().filter(|handled| matches!(handled, pgonce::Handled::Processed));
+            let processed =
+                report.messages.iter().filter(|handled| matches!(handled, pgonce::Handled::Processed));
             assert_eq!(processed.count(), fresh, "{isolation:?}");
         }
         sqlx::query("UPDATE pgonce.keys SET expires_at = 'epoch' WHERE scope = $1")
@@ -171,7 +204,8 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
         let again = inbox.process(&batch[7], async |_| Ok::<_, Error>(())).await.unwrap();
         assert!(!again.is_duplicate(), "{isolation:?}");
         let report = inbox.process_batch(&batch, async |_, _| Ok::<_, Error>(())).await.unwrap();
-        let duplicates = report.messages.iter().filter(|handled| matches!(handled, pgonce::Handled::Duplicate));
+        let duplicates =
+            report.messages.iter().filter(|handled| matches!(handled, pgonce::Handled::Duplicate));
         assert_eq!(duplicates.count(), 1, "{isolation:?}");
     }
     assert_eq!(db.count("ledger").await, 3 * (20 + 2));

@@ -37,8 +37,14 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
     for scope in ["acct_42/charges", "acct_42/refunds", "acct_421/charges", "acctX42/charges"] {
         results.push(idempotency.execute(&order(scope, "order-1"), pay).await.unwrap().into_inner());
     }
-    let declined = async |_: &mut PgConnection| Ok::<Result<String, String>, Error>(Err("declined".to_owned()));
-    idempotency.execute_recording(&order("acct_42/charges", "order-2"), declined).await.unwrap().into_inner().unwrap_err();
+    let declined =
+        async |_: &mut PgConnection| Ok::<Result<String, String>, Error>(Err("declined".to_owned()));
+    idempotency
+        .execute_recording(&order("acct_42/charges", "order-2"), declined)
+        .await
+        .unwrap()
+        .into_inner()
+        .unwrap_err();
     let expired = order("acct_42/charges", "expired").with_retention(std::time::Duration::ZERO);
     idempotency.execute(&expired, pay).await.unwrap();
     let consumer = Scope::new("acct_42/events").unwrap();
@@ -77,7 +83,8 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
         let outcome = moved.execute(&order(scope, "order-1"), must_not_run).await.unwrap();
         assert_eq!(outcome, Outcome::Replayed(result.clone()));
     }
-    let recorded = async |_: &mut PgConnection| -> Result<Result<String, String>, Error> { panic!("must not run") };
+    let recorded =
+        async |_: &mut PgConnection| -> Result<Result<String, String>, Error> { panic!("must not run") };
     let outcome = moved.execute_recording(&order("acct_42/charges", "order-2"), recorded).await.unwrap();
     assert_eq!(outcome, Outcome::Replayed(Err("declined".to_owned())));
     let again = moved.inbox(consumer).process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();

@@ -24,17 +24,23 @@ CREATE INDEX evictions_key_idx ON pgonce.evictions (scope, key);
 
 -- For pg_cron, and whoever has no process to run the reaper in. One batch, the oldest first, in the caller's transaction.
 -- Returns 0 at once while a reaper is at work: both hold the same lock. Skips what a takeover has locked.
-CREATE FUNCTION pgonce.purge_expired(max_rows integer DEFAULT 10000) RETURNS bigint LANGUAGE sql AS $$
-    WITH expired AS MATERIALIZED (
-        SELECT scope, key FROM pgonce.keys
-        WHERE expires_at <= pg_catalog.clock_timestamp() AND state <> 'pending'
-            AND (SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('pgonce.reaper', 0)))
+--
+-- The clock is read once: compared with a volatile function, no index would end the walk. The settings keep the planner,
+-- which does not know max_rows, from reading the whole table for one batch.
+CREATE FUNCTION pgonce.purge_expired(max_rows integer DEFAULT 10000) RETURNS bigint
+LANGUAGE sql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    WITH election AS MATERIALIZED (
+        SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('pgonce.reaper', 0)) AS won,
+               pg_catalog.clock_timestamp() AS clock
+    ), expired AS MATERIALIZED (
+        SELECT tableoid, ctid FROM pgonce.keys
+        WHERE expires_at <= (SELECT clock FROM election WHERE won) AND state <> 'pending'
         ORDER BY expires_at
         LIMIT max_rows
         FOR UPDATE SKIP LOCKED
     ), purged AS (
         DELETE FROM pgonce.keys USING expired
-        WHERE keys.scope = expired.scope AND keys.key = expired.key
+        WHERE keys.ctid = expired.ctid AND keys.tableoid = expired.tableoid
         RETURNING 1
     )
     SELECT count(*) FROM purged

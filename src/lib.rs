@@ -180,8 +180,8 @@
 //! # The end of a key
 //!
 //! A key is remembered for 24 hours ([`Idempotency::with_retention`], [`Operation::with_retention`]); after that it is a new
-//! request. Expired keys are taken over in place when they come again, and deleted by [`Idempotency::purge_expired`], which a job
-//! calls every few minutes.
+//! request. Expired keys are taken over in place when they come again, and deleted by a [`Reaper`] in the background, or by
+//! [`Idempotency::purge_expired`], which a job calls every few minutes.
 //!
 //! # Pools
 //!
@@ -247,10 +247,12 @@
 //! cancellation, and asserts that its effect happens once: three lines in a test. See the module `pgonce::testing`, or
 //! [its guide](https://github.com/pgonce/pgonce/blob/main/docs/testing.md).
 //!
-//! # What is logged
+//! # In production
 //!
 //! `tracing` spans and events at the steps of the protocol, with the scope and a short hash of the key. Never parameters, results
-//! or the text of a closure's error.
+//! or the text of a closure's error. The feature `metrics` reports what each call came to, and how long its steps took, to the
+//! `metrics` facade: see the module `pgonce::metrics`. The feature `cli` builds `pgonce`, a tool that explains what happened to a key and
+//! checks the database. The [runbook](https://github.com/pgonce/pgonce/blob/main/docs/operations.md) says what to do for each alert.
 #![warn(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod canonical;
@@ -273,6 +275,7 @@ mod outcome;
 mod patience;
 mod pooler;
 mod protocol;
+mod reaper;
 mod record;
 mod retention;
 mod run;
@@ -293,4 +296,5 @@ pub use key::{IdempotencyKey, Scope};
 pub use migrate::{MIGRATIONS, Migration, migrate, verify};
 pub use operation::Operation;
 pub use outcome::Outcome;
+pub use reaper::{Reaped, Reaper, ReaperHandle};
 pub use record::{Record, State};

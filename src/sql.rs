@@ -5,6 +5,7 @@
 //! and the client's clock is nobody's.
 
 mod message;
+mod purge;
 mod savepoint;
 mod verify;
 
@@ -16,6 +17,7 @@ use sqlx::{PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
 pub(crate) use self::message::Batch;
+pub(crate) use self::purge::{Purge, Purged};
 pub(crate) use self::savepoint::Savepoint;
 pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
@@ -95,17 +97,6 @@ const FIND: &str = "\
 SELECT scope, key, fingerprint, state, result, attempt, created_at, completed_at, expires_at
 FROM pgonce.keys
 WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > pg_catalog.clock_timestamp())";
-
-/// Skips what a takeover has locked. FOR UPDATE checks the condition again on what it locks.
-const PURGE: &str = "\
-WITH expired AS MATERIALIZED (
-    SELECT scope, key FROM pgonce.keys
-    WHERE expires_at <= pg_catalog.clock_timestamp() AND state <> 'pending'
-    ORDER BY expires_at
-    LIMIT $1
-    FOR UPDATE SKIP LOCKED
-)
-DELETE FROM pgonce.keys USING expired WHERE keys.scope = expired.scope AND keys.key = expired.key";
 
 /// Retentions are capped here, far below where a timestamp overflows.
 const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -276,11 +267,6 @@ pub(crate) async fn find(
         .await
         .map_err(Error::of_statement)?;
     row.as_ref().map(record).transpose()
-}
-
-pub(crate) async fn purge(conn: &mut PgConnection, limit: u32) -> Result<u64, Error> {
-    let done = sqlx::query(PURGE).bind(i64::from(limit)).execute(conn).await.map_err(Error::of_statement)?;
-    Ok(done.rows_affected())
 }
 
 fn record(row: &PgRow) -> Result<Record, Error> {

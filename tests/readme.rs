@@ -37,6 +37,8 @@ async fn post_charge(idempotency: &Idempotency, key: &str, request: ChargeReques
 mod http;
 #[path = "readme/inbox.rs"]
 mod inbox;
+#[path = "readme/reaper.rs"]
+mod reaper;
 
 #[test]
 fn the_readme_shows_the_code_above() {
@@ -46,6 +48,11 @@ fn the_readme_shows_the_code_above() {
 #[test]
 fn the_readme_shows_the_code_of_the_http_endpoint() {
     assert_shown(include_str!("readme/http.rs"), "README", include_str!("../README.md"));
+}
+
+#[test]
+fn the_readme_shows_the_code_of_the_reaper() {
+    assert_shown(include_str!("readme/reaper.rs"), "README", include_str!("../README.md"));
 }
 
 #[test]

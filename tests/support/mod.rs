@@ -14,8 +14,8 @@ use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use throwaway_postgres::Server;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// One server for all test binaries; it ends with the last process that uses it.
 static SERVER: LazyLock<Server> =
@@ -68,7 +68,12 @@ impl Database {
     /// A pool of one connection, through a forwarder on the test's own runtime. On a single-threaded runtime an answer
     /// can only arrive while the test awaits it, so every statement is an await point, each time.
     pub async fn forwarded_pool(&self) -> PgPool {
-        self.gated_pool("no statement has this text", async || {}).await
+        self.forwarded_pool_to(&self.options()).await
+    }
+
+    /// The same, to whatever stands before the server.
+    pub async fn forwarded_pool_to(&self, to: &PgConnectOptions) -> PgPool {
+        self.gated_pool_to(to, "no statement has this text", async || {}).await
     }
 
     /// Like `forwarded_pool`, with a gate: a message of the client that contains the text is held up by the future.
@@ -77,16 +82,24 @@ impl Database {
         G: Fn() -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let server = (self.options().get_host().to_owned(), self.options().get_port());
+        self.gated_pool_to(&self.options(), text, gate).await
+    }
+
+    async fn gated_pool_to<G, F>(&self, to: &PgConnectOptions, text: &'static str, gate: G) -> PgPool
+    where
+        G: Fn() -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let to = to.clone();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(server.clone()).await.expect("connect to the server");
+                let server = connect_to(&to).await;
                 let gate = gate.clone();
                 tokio::spawn(async move {
                     let (mut from_client, mut to_client) = client.into_split();
-                    let (mut from_server, mut to_server) = server.into_split();
+                    let (mut from_server, mut to_server) = split(server);
                     tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
                     let mut buffer = vec![0; 64 * 1024];
                     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
@@ -168,6 +181,21 @@ impl Database {
 }
 
 /// pgonce's schema, two accounts and a ledger.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn connect_to(options: &PgConnectOptions) -> Box<dyn Stream> {
+    let (host, port) = (options.get_host(), options.get_port());
+    match options.get_socket() {
+        Some(folder) => {
+            let socket = folder.join(format!(".s.PGSQL.{port}"));
+            Box::new(UnixStream::connect(socket).await.expect("connect to the server's socket"))
+        }
+        None => Box::new(TcpStream::connect((host, port)).await.expect("connect to the server")),
+    }
+}
+
 async fn found_bank(pool: &PgPool) {
     pgonce::migrate(pool).await.expect("migrate");
     sqlx::raw_sql(

@@ -26,7 +26,9 @@ async fn start() -> (Database, PgBouncer, Idempotency) {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_leaves_no_transaction_and_no_key_behind() {
-    let (db, _pgbouncer, idempotency) = start().await;
+    let (db, pgbouncer, _) = start().await;
+    let idempotency = Idempotency::new(db.forwarded_pool_to(&pgbouncer.options()).await)
+        .with_in_flight(InFlight::Wait(Duration::from_secs(60)));
     for polls in 0.. {
         let operation = Operation::new(scope(), key(&format!("dropped/{polls}")));
         let call = idempotency.execute(&operation, async |conn| charge(conn, 1).await);

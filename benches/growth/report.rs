@@ -8,7 +8,7 @@ use crate::figures::{median, spread};
 use crate::measure::{CLIENTS, Cost, Round};
 use crate::{Plan, Point};
 
-const DOCUMENT: &str = "docs/growth.md";
+pub const DOCUMENT: &str = "docs/growth.md";
 
 pub fn of(plan: &Plan, points: &[Point]) -> String {
     let mut text = sizes(points);
@@ -20,6 +20,9 @@ pub fn of(plan: &Plan, points: &[Point]) -> String {
         }),
     ];
     for (title, of) in operations {
+        if points.iter().any(|point| of(point).rounds.is_empty()) {
+            continue;
+        }
         let _ = write!(text, "\n{}", costs(&title, points, of));
     }
     let _ = write!(text, "\n{}", vacuums(points));

@@ -66,7 +66,7 @@ impl Shape {
             primary_key: (aligned(8 + texts + 2) + 4) as f64 / 0.66 * entries,
             expiry: 20.0 / 0.85 * entries,
             fresh: 555.0 + 2.7 * texts as f64 + if is_toasted { 1.1 } else { 1.05 } * result as f64,
-            purge: 127.0 + 0.03 * table as f64 + 56.0 * chunks as f64,
+            purge: 127.0 + 0.03 * table as f64 + 98.0 * chunks as f64,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench growth                            # to 20 million, some 20 minutes, 30 GB of disk
 //!     cargo bench --bench growth -- --write                 # the same, into docs/growth.md and docs/growth.svg
+//!     cargo bench --bench growth -- draw                    # docs/growth.svg from the tables of docs/growth.md
+//!     cargo bench --bench growth -- purge                   # the purge alone, and with one kind of keys
 //!     cargo bench --bench growth -- --quick                 # to 100 thousand, half a minute
 //!     cargo bench --bench growth -- --sizes 10000,1000000
 //!     cargo bench --bench growth -- sizing                  # the sizing formula against what is measured, a minute
@@ -31,6 +33,9 @@ use crate::sizes::Sizes;
 
 struct Plan {
     sizes: Vec<i64>,
+    keys: Vec<Keys>,
+    /// Nothing but the purge.
+    purge: bool,
     rounds: usize,
     duration: Duration,
     write: bool,
@@ -51,19 +56,23 @@ struct Point {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "sizing") {
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    if has("sizing") {
         return sizing::compare().await;
+    }
+    if has("draw") {
+        return plot::draw();
     }
     let plan = Plan::of(&arguments)?;
     let mut points = Vec::new();
-    for keys in [Keys::Random, Keys::TimeOrdered] {
-        points.extend(grow(&plan, keys).await?);
+    for keys in &plan.keys {
+        points.extend(grow(&plan, *keys).await?);
     }
     let report = report::of(&plan, &points);
     println!("{report}");
     if plan.write {
         report::write(&report)?;
-        plot::draw("docs/growth.svg", &points)?;
+        plot::draw()?;
     }
     Ok(())
 }
@@ -82,7 +91,9 @@ impl Plan {
         ensure!(sizes.is_sorted() && sizes.first().is_some_and(|first| *first > 0), "sizes in growing order");
         let (rounds, duration) =
             if quick { (2, Duration::from_millis(700)) } else { (3, Duration::from_secs(3)) };
-        Ok(Self { sizes, rounds, duration, write: has("--write") })
+        let purge = has("purge");
+        let keys = if purge { vec![Keys::TimeOrdered] } else { vec![Keys::Random, Keys::TimeOrdered] };
+        Ok(Self { sizes, keys, purge, rounds, duration, write: has("--write") && !purge })
     }
 }
 
@@ -119,14 +130,20 @@ async fn grow(plan: &Plan, keys: Keys) -> anyhow::Result<Vec<Point>> {
 
         let sizes = Sizes::now(&bench.pool).await?;
         let sample = work::sample(&bench.pool).await?;
-        let replay = bench.calls(async |idempotency| work::replay(idempotency, &sample).await).await?;
+        let replay = match plan.purge {
+            true => Cost::default(),
+            false => bench.calls(async |idempotency| work::replay(idempotency, &sample).await).await?,
+        };
         let purge = bench.until_done(async |idempotency| work::purge(idempotency).await).await?;
         ensure!(purge.operations == expired, "purged {} of {expired}", purge.operations);
         // Also where so few rows are dead that it would leave the indexes for later.
         let vacuumed = vacuum(&bench.pool, "VACUUM (INDEX_CLEANUP ON) pgonce.keys").await?;
         // They expire after all that are there and before those that come, so that each index grows at its end.
         let (newest, retention) = work::newest(&bench.pool).await?;
-        let fresh = bench.calls(async |idempotency| work::fresh(idempotency, keys, retention).await).await?;
+        let fresh = match plan.purge {
+            true => Cost::default(),
+            false => bench.calls(async |idempotency| work::fresh(idempotency, keys, retention).await).await?,
+        };
         work::forget_fresh(&bench.pool, newest, fresh.operations).await?;
         if live != most {
             vacuum(&bench.pool, "VACUUM (INDEX_CLEANUP ON) pgonce.keys").await?;

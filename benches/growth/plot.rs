@@ -1,41 +1,66 @@
-//! The result, as a picture for `docs/growth.md`.
+//! The tables of `docs/growth.md`, as a picture.
 
+use anyhow::Context;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::Point;
-use crate::figures::median;
 use crate::fill::Keys;
-use crate::measure::Cost;
+use crate::report::DOCUMENT;
 
-type Panel = (&'static str, fn(&Point) -> f64);
+const PICTURE: &str = "docs/growth.svg";
+
+/// A column of a table.
+struct Panel {
+    title: &'static str,
+    /// How the line above the table begins.
+    table: &'static str,
+    column: usize,
+}
 
 const PANELS: [Panel; 6] = [
-    ("execute with a new key, per second", |point| per_second(&point.fresh)),
-    ("replay, per second", |point| per_second(&point.replay)),
-    ("purge, keys per second", |point| per_second(&point.purge)),
-    ("execute, p99 in ms", |point| median(point.fresh.rounds.iter().map(|round| round.p99).collect())),
-    ("execute, WAL bytes right after a checkpoint", |point| point.fresh.wal),
-    ("primary key, bytes for each key", |point| point.sizes.each(point.sizes.primary_key)),
+    Panel { title: "execute with a new key, per second", table: "`execute`", column: 2 },
+    Panel { title: "replay, per second", table: "A replay", column: 2 },
+    Panel { title: "purge, keys per second", table: "`purge_expired(1000)`", column: 2 },
+    Panel { title: "execute, p99 in ms", table: "`execute`", column: 5 },
+    Panel { title: "execute, bytes of WAL right after a checkpoint", table: "`execute`", column: 6 },
+    Panel { title: "primary key, bytes for each key", table: "Bytes for each key", column: 3 },
 ];
 
-pub fn draw(path: &str, points: &[Point]) -> anyhow::Result<()> {
-    let root = SVGBackend::new(path, (1080, 640)).into_drawing_area();
+const COLOURS: [(Keys, RGBColor); 2] =
+    [(Keys::Random, RGBColor(213, 94, 0)), (Keys::TimeOrdered, RGBColor(0, 114, 178))];
+
+/// Live keys, which kind of keys, and the column's value.
+type Row = (f64, String, f64);
+
+pub fn draw() -> anyhow::Result<()> {
+    let document = std::fs::read_to_string(DOCUMENT)?;
+    let root = SVGBackend::new(PICTURE, (1080, 640)).into_drawing_area();
     root.fill(&WHITE)?;
     for (area, panel) in root.split_evenly((2, 3)).iter().zip(PANELS) {
-        draw_panel(area, panel, points)?;
+        draw_panel(area, panel.title, &panel.rows(&document)?)?;
     }
     root.present()?;
     Ok(())
 }
 
-fn draw_panel(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    (title, of): Panel,
-    points: &[Point],
-) -> anyhow::Result<()> {
-    let sizes = points.iter().map(|point| point.live as f64);
-    let (least, most) = (sizes.clone().fold(f64::MAX, f64::min), sizes.fold(0.0, f64::max));
-    let highest = points.iter().map(of).fold(0.0, f64::max) * 1.15;
+impl Panel {
+    fn rows(&self, document: &str) -> anyhow::Result<Vec<Row>> {
+        let mut lines = document.lines().skip_while(|line| !line.starts_with(self.table)).skip(4);
+        let rows = lines.by_ref().take_while(|line| line.starts_with('|')).map(|line| {
+            let cells: Vec<&str> = line.split('|').skip(1).map(str::trim).collect();
+            let value = cells.get(self.column).and_then(|cell| cell.split(' ').next()).context("a column")?;
+            Ok((cells[0].replace(',', "").parse()?, cells[1].to_owned(), value.parse()?))
+        });
+        let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+        anyhow::ensure!(!rows.is_empty(), "no table {}", self.table);
+        Ok(rows)
+    }
+}
+
+fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, rows: &[Row]) -> anyhow::Result<()> {
+    let live = rows.iter().map(|row| row.0);
+    let (least, most) = (live.clone().fold(f64::MAX, f64::min), live.fold(0.0, f64::max));
+    let highest = rows.iter().map(|row| row.2).fold(0.0, f64::max) * 1.15;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .caption(title, ("sans-serif", 15))
@@ -56,17 +81,17 @@ fn draw_panel(
         })
         .y_label_formatter(&|value| short(*value))
         .draw()?;
-    for (keys, color) in [(Keys::Random, RGBColor(213, 94, 0)), (Keys::TimeOrdered, RGBColor(0, 114, 178))] {
-        let line: Vec<(f64, f64)> = points
-            .iter()
-            .filter(|point| point.keys == keys)
-            .map(|point| (point.live as f64, of(point)))
-            .collect();
-        chart.draw_series(line.iter().map(|at| Circle::new(*at, 3, color.filled())))?;
+    for (keys, colour) in COLOURS {
+        let line: Vec<(f64, f64)> =
+            rows.iter().filter(|row| row.1 == keys.title()).map(|row| (row.0, row.2)).collect();
+        if line.is_empty() {
+            continue;
+        }
+        chart.draw_series(line.iter().map(|at| Circle::new(*at, 3, colour.filled())))?;
         chart
-            .draw_series(LineSeries::new(line, color.stroke_width(2)))?
+            .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
             .label(keys.title())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
     }
     chart
         .configure_series_labels()
@@ -75,10 +100,6 @@ fn draw_panel(
         .background_style(WHITE.mix(0.8))
         .draw()?;
     Ok(())
-}
-
-fn per_second(cost: &Cost) -> f64 {
-    median(cost.rounds.iter().map(|round| round.per_second).collect())
 }
 
 fn short(number: f64) -> String {

@@ -8,11 +8,13 @@ use crate::figures::{median, spread};
 use crate::measure::{CLIENTS, Cost, Round};
 use crate::{Plan, Point};
 
-const DOCUMENT: &str = "docs/growth.md";
+pub const DOCUMENT: &str = "docs/growth.md";
+
+type CostOf = fn(&Point) -> &Cost;
 
 pub fn of(plan: &Plan, points: &[Point]) -> String {
     let mut text = sizes(points);
-    let operations: [(String, fn(&Point) -> &Cost); 3] = [
+    let operations: [(String, CostOf); 3] = [
         (format!("`execute` with a new key; {CLIENTS} clients"), |point| &point.fresh),
         (format!("A replay, of any live key; {CLIENTS} clients"), |point| &point.replay),
         ("`purge_expired(1000)`; one client, figures for each key, times for each call".into(), |point| {
@@ -20,6 +22,9 @@ pub fn of(plan: &Plan, points: &[Point]) -> String {
         }),
     ];
     for (title, of) in operations {
+        if points.iter().any(|point| of(point).rounds.is_empty()) {
+            continue;
+        }
         let _ = write!(text, "\n{}", costs(&title, points, of));
     }
     let _ = write!(text, "\n{}", vacuums(points));
@@ -60,7 +65,7 @@ fn sizes(points: &[Point]) -> String {
     text
 }
 
-fn costs(title: &str, points: &[Point], of: fn(&Point) -> &Cost) -> String {
+fn costs(title: &str, points: &[Point], of: CostOf) -> String {
     let mut text = format!(
         "{title}.\n\n\
          | live keys | | per second | against the fewest | p50, ms | p99, ms | WAL, bytes | page images | pages read |\n\
@@ -69,7 +74,7 @@ fn costs(title: &str, points: &[Point], of: fn(&Point) -> &Cost) -> String {
     for point in points {
         let cost = of(point);
         let each = |measure: fn(&Round) -> f64| cost.rounds.iter().map(measure).collect::<Vec<_>>();
-        let fewest = points.iter().find(|other| other.keys == point.keys).map_or(point, |first| first);
+        let fewest = points.iter().find(|other| other.keys == point.keys).unwrap_or(point);
         let fewest = of(fewest).rounds.iter().map(|round| round.per_second).collect();
         let per_second = each(|round| round.per_second);
         let _ = writeln!(

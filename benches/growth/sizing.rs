@@ -47,8 +47,8 @@ impl Shape {
     fn formula(self) -> Bytes {
         let Self { scope, key, result } = self;
         let texts = scope + key;
-        // The header, the columns with their alignment, and the line pointer.
-        let row_with = |result: usize| aligned(32 + texts + 2 + 34 + 10 + result + 5 + 16 + 32) + 4;
+        // The header, the columns with some padding, and the line pointer.
+        let row_with = |result: usize| aligned(32 + texts + 2 + 34 + 10 + result + 5 + 16 + 32 + 5) + 4;
         let claim = aligned(32 + texts + 2 + 34 + 8 + 16 + 16) + 4;
         // A longer row leaves its result to the TOAST table, in chunks with an index entry each.
         let is_toasted = row_with(result + 4) > 2032;
@@ -66,7 +66,7 @@ impl Shape {
             primary_key: (aligned(8 + texts + 2) + 4) as f64 / 0.66 * entries,
             expiry: 20.0 / 0.85 * entries,
             fresh: 555.0 + 2.7 * texts as f64 + if is_toasted { 1.1 } else { 1.05 } * result as f64,
-            purge: 125.0 + 56.0 * chunks as f64,
+            purge: 127.0 + 0.03 * table as f64 + 98.0 * chunks as f64,
         }
     }
 }

@@ -43,7 +43,7 @@ async fn a_charge_and_its_retry_are_seen() {
         assert_eq!(got.as_u16(), status);
         // Whatever has the client's trace id: nothing is lost on the way.
         let spans = telemetry.spans_of(trace).unwrap();
-        let tree = tree::of(&spans, tree::Details::WithoutTimes).join("\n");
+        let tree = tree::of(&spans, false).join("\n");
         trees += &format!("{title}\n{tree}\n\n");
         traces.push(spans);
     }

@@ -33,7 +33,7 @@ async fn main() -> anyhow::Result<()> {
     ] {
         let (trace, status) = client::charge(&app, "order-1", amount).await?;
         println!("{what}\n\n  The client got {status}. Its trace:\n");
-        for line in tree::of(&telemetry.spans_of(trace)?, tree::Details::WithTimes) {
+        for line in tree::of(&telemetry.spans_of(trace)?, true) {
             println!("    {line}");
         }
         println!();

@@ -255,6 +255,9 @@
 
 mod canonical;
 mod claim;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod closure;
 mod commit;
 mod error;

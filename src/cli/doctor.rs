@@ -7,11 +7,13 @@ mod settings;
 mod surroundings;
 mod table;
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
 use self::check::{Check, Status};
-use super::args::Server;
+use super::args::{Server, span};
 use super::exit::{Exit, Failure};
 use super::session::{Need, Session};
 use super::terminal::{BAD, CAREFUL, FAINT, GOOD, Terminal};
@@ -25,6 +27,9 @@ pub(super) struct Doctor {
     /// Check the grants and settings of this role, the application's; without it, those of the role that asks
     #[arg(long)]
     role: Option<String>,
+    /// Name transactions that have been open for longer (30s, 5m)
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "1m")]
+    long: Duration,
     /// Exit with 1 for a warning, too
     #[arg(long)]
     strict: bool,
@@ -43,7 +48,7 @@ impl Doctor {
         let mut checks = surroundings::checks(&mut session, server).await?;
         checks.extend(schema::checks(&mut session, role).await?);
         checks.extend(settings::checks(&mut session, role).await?);
-        checks.extend(sessions::checks(&mut session).await?);
+        checks.extend(sessions::checks(&mut session, self.long).await?);
         checks.extend(table::checks(&mut session).await?);
         session.close().await;
         let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);

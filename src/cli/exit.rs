@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use sqlx::error::DatabaseError;
+
+use crate::closure::database_error;
 use crate::{Error, ErrorKind};
 
 /// The exit codes. Scripts depend on them: they are never given another meaning.
@@ -78,29 +81,33 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let exit = match &error {
-            Error::Database { source, .. } => match source {
-                sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => Exit::NoConnection,
-                sqlx::Error::Database(database) => match database.code().as_deref() {
-                    // insufficient_privilege
-                    Some("42501") => Exit::Grants,
-                    // The server ends or starts, or has no connection left.
-                    Some("57P01" | "57P02" | "57P03" | "53300") => Exit::NoConnection,
-                    // query_canceled
-                    Some("57014") => {
-                        return Self::new(Exit::Failed, "the server did not answer in time")
-                            .with_fix("give it longer with --timeout SECONDS, or narrow the question down");
-                    }
-                    // lock_not_available
-                    Some("55P03") => {
-                        return Self::new(Exit::Failed, "somebody has locked a table of pgonce's")
-                            .with_fix("pgonce doctor shows long transactions; then try again");
-                    }
-                    _ => Exit::Failed,
-                },
-                _ => Exit::Failed,
-            },
-            error if error.kind() == ErrorKind::NotMigrated => Exit::Schema,
+        if error.kind() == ErrorKind::NotMigrated {
+            return Self::new(Exit::Schema, error.to_string());
+        }
+        let is_lost = matches!(
+            &error,
+            Error::Database {
+                source: sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut,
+                ..
+            }
+        );
+        let code = database_error(&error).and_then(DatabaseError::code);
+        let exit = match code.as_deref() {
+            // insufficient_privilege
+            Some("42501") => Exit::Grants,
+            // The server ends or starts, or has no connection left.
+            Some("57P01" | "57P02" | "57P03" | "53300") => Exit::NoConnection,
+            // query_canceled
+            Some("57014") => {
+                return Self::new(Exit::Failed, "the server did not answer in time")
+                    .with_fix("give it longer with --timeout SECONDS, or narrow the question down");
+            }
+            // lock_not_available
+            Some("55P03") => {
+                return Self::new(Exit::Failed, "somebody has locked a table of pgonce's")
+                    .with_fix("pgonce doctor shows long transactions; then try again");
+            }
+            _ if is_lost => Exit::NoConnection,
             _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())

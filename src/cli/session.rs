@@ -165,8 +165,8 @@ pub(super) fn other_version(schema: i64) -> String {
 /// From `--database-url`, or from the variables that libpq knows.
 pub(super) fn options(server: &Server) -> Result<PgConnectOptions, Failure> {
     let options = match &server.database_url {
-        // The reason is left out where it may repeat a part of the URL.
-        Some(url) => url.parse::<PgConnectOptions>().map_err(|_| {
+        Some(url) => parse(url).ok_or_else(|| {
+            // What is wrong with it may be a part of a password.
             Failure::new(Exit::Usage, "the database's URL cannot be understood").with_fix(
                 "postgres://user@host:5432/database, with % codes for special characters in a password",
             )
@@ -176,6 +176,11 @@ pub(super) fn options(server: &Server) -> Result<PgConnectOptions, Failure> {
     let name = options.get_application_name().unwrap_or("pgonce").to_owned();
     // PgBouncer refuses the parameter unless it is told to ignore it, and nobody reads floats here.
     Ok(options.application_name(&name).extra_float_digits(None))
+}
+
+fn parse(url: &str) -> Option<PgConnectOptions> {
+    let is_one = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    is_one.then(|| url.parse().ok()).flatten()
 }
 
 async fn connect(server: &Server) -> Result<PgConnection, Failure> {

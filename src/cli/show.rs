@@ -144,7 +144,7 @@ pub(super) fn describe(
         };
         let at = |at| format!("{}, {}", words::absolute(at), words::relative(at, found.now));
         field("created", at(row.created_at));
-        if let Some(completed_at) = row.completed_at {
+        if let Some(completed_at) = row.completed_at.filter(|_| !row.message) {
             let took = (completed_at - row.created_at).to_std().unwrap_or_default();
             field("completed", format!("{}, after {}", words::absolute(completed_at), words::span(took)));
         }

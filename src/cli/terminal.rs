@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process;
 
 use clap::builder::styling::{AnsiColor, Style};
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
@@ -114,7 +114,7 @@ impl Terminal {
         if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
-    /// With thin lines for people, with nothing but aligned columns for `grep` and `awk`. `right` are the columns of numbers.
+    /// A line under the header and no wider than the screen for people, nothing but aligned columns for `grep` and `awk`. `right` are the columns of numbers.
     pub(super) fn table<const N: usize>(
         &self,
         header: [&str; N],
@@ -122,17 +122,21 @@ impl Terminal {
         right: &[usize],
     ) -> String {
         let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
         if self.watched {
-            table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+            table
+                .set_style(TableComponent::HeaderLines, '─')
+                .set_style(TableComponent::MiddleHeaderIntersections, '─');
             if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size() {
                 table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
             }
-        } else {
-            table.load_preset(presets::NOTHING);
         }
         table.set_header(header);
         for row in rows {
             table.add_row(row.map(Cell::new));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
         }
         for column in right {
             if let Some(column) = table.column_mut(*column) {

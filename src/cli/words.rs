@@ -76,6 +76,13 @@ pub(super) fn sql_string(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// As PostgreSQL's `quote_ident`, for a statement that is to be pasted. Quotes a little more than is needed.
+pub(super) fn identifier(name: &str) -> String {
+    let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
 /// As an argument that is to be pasted into a shell.
 pub(super) fn argument(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
@@ -142,6 +149,7 @@ mod tests {
         assert_eq!(argument("acct_42/charges"), "acct_42/charges");
         assert_eq!(argument("it's;rm"), r"'it'\''s;rm'");
         assert_eq!(sql_string("it's"), "'it''s'");
+        assert_eq!(["app_1", "App", "a\"b"].map(identifier), ["app_1", "\"App\"", "\"a\"\"b\""]);
     }
 
     #[test]

@@ -55,25 +55,27 @@ fn version(session: &Session) -> Check {
 
 /// What `pgonce::verify` finds; the standby has a line of its own already, and so has an old schema.
 fn verified_checks(session: &Session, role: Option<&str>, problems: Vec<Verified>) -> Vec<Check> {
-    let has = |subject: &str| problems.iter().any(|problem| problem.subject == subject);
+    let (grants, problems): (Vec<_>, Vec<_>) =
+        problems.into_iter().partition(|problem| problem.subject == "grants");
     let mut checks = Vec::new();
-    if !has("guards") {
+    if !problems.iter().any(|problem| problem.subject == "guards") {
         checks
             .push(Check::ok("guards", "what refuses to commit a pending key is there, deferred and enabled"));
     }
-    if !has("grants") {
-        let role_name = role.unwrap_or(&session.place.role);
-        let advice = if role.is_none() && session.place.superuser {
-            " (it is a superuser: see --role for the application's)"
-        } else {
-            ""
-        };
-        checks.push(Check::ok("grants", format!("role {role_name} has all that calls need{advice}")));
-    }
+    let (name, is_said) = (role.unwrap_or(&session.place.role), role.is_some());
+    checks.push(if !grants.is_empty() {
+        let lacks: Vec<_> = grants.iter().filter_map(|grant| grant.problem.split_once("lacks ")).collect();
+        let lacks: Vec<_> = lacks.iter().map(|(_, grant)| *grant).collect();
+        let fixes: Vec<_> = grants.iter().map(|grant| format!("{};", grant.remedy)).collect();
+        Check::problem("grants", format!("role {name} lacks {}", lacks.join(", ")), fixes.join("\n"))
+    } else if session.place.superuser && !is_said {
+        Check::ok("grants", format!("role {name} is a superuser; --role looks at the application's"))
+    } else {
+        Check::ok("grants", format!("role {name} has all that calls need"))
+    });
     checks.extend(problems.into_iter().filter_map(|Verified { problem, remedy, subject }| {
         let check = match subject.as_str() {
             "guards" => "guards",
-            "grants" => "grants",
             "settings" => "settings",
             "schema" if session.place.schema == newest() => "schema",
             _ => return None,

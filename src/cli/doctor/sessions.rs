@@ -8,18 +8,15 @@ use crate::cli::session::Session;
 use crate::cli::words;
 use crate::sql::operations::{self, Transacting};
 
-/// A closure that runs for longer than that surprises its caller.
-const LONG: Duration = Duration::from_secs(60);
-
 /// A two-phase commit that takes longer than that has been forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// So many are named.
 const SHOWN: usize = 5;
 
-pub(super) async fn checks(session: &mut Session) -> Result<Vec<Check>, Failure> {
+pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Result<Vec<Check>, Failure> {
     let mut transaction = session.read().await?;
-    let long = operations::long_transactions(&mut transaction, LONG).await?;
+    let long = operations::long_transactions(&mut transaction, longer_than).await?;
     let prepared = operations::prepared(&mut transaction).await?;
     let connections = operations::connections(&mut transaction).await?;
     transaction.rollback().await?;
@@ -28,14 +25,14 @@ pub(super) async fn checks(session: &mut Session) -> Result<Vec<Check>, Failure>
     if long.is_empty() {
         checks.push(Check::ok(
             "transactions",
-            format!("none has been open for more than {}", words::span(LONG)),
+            format!("none has been open for more than {}", words::span(longer_than)),
         ));
     }
     checks.extend(long.iter().take(SHOWN).map(long_one));
     if long.len() > SHOWN {
         checks.push(Check::warning(
             "transactions",
-            format!("{} more have been open for more than {}", long.len() - SHOWN, words::span(LONG)),
+            format!("{} more have been open for more than {}", long.len() - SHOWN, words::span(longer_than)),
             "SELECT pid, state, xact_start FROM pg_stat_activity ORDER BY xact_start",
         ));
     }

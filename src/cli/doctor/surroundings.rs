@@ -65,11 +65,12 @@ async fn clock(session: &mut Session) -> Result<Check, Failure> {
     let middle = asked + TimeDelta::from_std(round_trip / 2).unwrap_or_default();
     let skew = server - middle;
     let size = words::span(skew.abs().to_std().unwrap_or_default());
-    let direction = if skew < TimeDelta::zero() { "behind" } else { "ahead of" };
-    let says = format!(
-        "the server's clock is {size} {direction} ours (round trip {:.1} ms)",
-        round_trip.as_secs_f64() * 1e3
-    );
+    let how = match skew.num_milliseconds() {
+        0 => "the server's clock agrees with ours".into(),
+        ..0 => format!("the server's clock is {size} behind ours"),
+        _ => format!("the server's clock is {size} ahead of ours"),
+    };
+    let says = format!("{how} (round trip {:.1} ms)", round_trip.as_secs_f64() * 1e3);
     if skew.abs() > TOLERATED_SKEW + TimeDelta::from_std(round_trip).unwrap_or_default() {
         return Ok(Check::warning(
             "clock",

@@ -46,7 +46,9 @@ pub(super) async fn checks(session: &mut Session) -> Result<Vec<Check>, Failure>
         },
     ];
     if let Some(table) = table {
-        let vacuumed = table.vacuumed_at.map_or_else(|| "never".into(), |at| words::relative(at, now));
+        let vacuumed = table
+            .vacuumed_at
+            .map_or_else(|| "never vacuumed".into(), |at| format!("vacuumed {}", words::relative(at, now)));
         checks.extend(vacuum(&table, &vacuumed));
     }
     Ok(checks)
@@ -85,7 +87,7 @@ fn vacuum(table: &Table, vacuumed: &str) -> Vec<Check> {
     if table.dead > 100_000 && table.dead > table.live {
         checks.push(Check::warning(
             "vacuum",
-            format!("{dead} dead rows beside {live} live ones, vacuumed {vacuumed}: long transactions hold it up, or it is too slow"),
+            format!("{dead} dead rows beside {live} live ones, {vacuumed}: long transactions hold it up, or it is too slow"),
             "VACUUM pgonce.keys; and autovacuum settings, see docs/operations.md",
         ));
     }
@@ -109,10 +111,7 @@ fn vacuum(table: &Table, vacuumed: &str) -> Vec<Check> {
         ));
     }
     if checks.is_empty() {
-        checks.push(Check::ok(
-            "vacuum",
-            format!("{dead} dead rows beside {live} live ones, vacuumed {vacuumed}"),
-        ));
+        checks.push(Check::ok("vacuum", format!("{dead} dead rows beside {live} live ones, {vacuumed}")));
     }
     checks
 }

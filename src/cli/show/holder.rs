@@ -53,6 +53,6 @@ pub(super) fn describe(holder: &Holder, now: DateTime<Utc>, terminal: &Terminal)
         field("blocked by", format!("pid {}", pids.join(", ")));
     }
     field("look at it", format!("SELECT query FROM pg_stat_activity WHERE pid = {pid}"));
-    field("end it with", format!("SELECT pg_terminate_backend({pid}), which frees the key"));
+    field("end it with", format!("SELECT pg_terminate_backend({pid}) -- undoes its work and frees the key"));
     text
 }

@@ -12,9 +12,10 @@ use crate::Error;
 /// Until the end of the transaction.
 const BECOME: &str = "SELECT pg_catalog.set_config('role', $1, true)";
 
-/// As a session of the role would start with them in this database: the most special one counts.
+/// As a session of the role would start with them in this database: the most special one counts. (Ours has set some for its
+/// transaction.)
 const SETTINGS: &str = "\
-SELECT s.name, coalesce(special.value, s.setting) AS value, special.value IS NOT NULL AS special
+SELECT s.name, coalesce(special.value, s.reset_val) AS value, special.value IS NOT NULL AS special
 FROM pg_catalog.pg_settings s
 LEFT JOIN LATERAL (
     SELECT pg_catalog.substr(config, pg_catalog.length(s.name) + 2) AS value
@@ -44,9 +45,10 @@ SELECT p.gid, EXTRACT(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::flo
            SELECT FROM pg_catalog.pg_locks l
            JOIN pg_catalog.pg_class c ON c.oid = l.relation
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_catalog.pg_locks x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NULL
            WHERE l.pid IS NULL AND n.nspname = 'pgonce' AND c.relname = 'keys' AND l.mode = 'RowExclusiveLock'
                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = p.database)
-               AND pg_catalog.split_part(l.virtualtransaction, '/', 2) = p.transaction::text
+               AND x.transactionid = p.transaction
        ) AS holds_keys
 FROM pg_catalog.pg_prepared_xacts p
 WHERE p.database = pg_catalog.current_database()

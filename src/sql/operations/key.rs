@@ -17,7 +17,8 @@ FROM pgonce.keys
 WHERE scope = $1 AND key = $2";
 
 /// Who holds the key's advisory lock, as every claim of a single key does; and who has its row, as a takeover in a batch
-/// does. A transaction that was prepared for a two-phase commit has no session.
+/// does. A transaction that was prepared for a two-phase commit
+/// has no session any more; its lock on its own id says which one it is.
 const HOLDER: &str = "\
 WITH lock (hash) AS (
     SELECT pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0))
@@ -38,8 +39,9 @@ SELECT held.pid, held.claims, p.gid AS prepared, coalesce(a.usename::text, p.own
        CASE WHEN held.pid IS NULL THEN '{}' ELSE pg_catalog.pg_blocking_pids(held.pid) END AS blocked_by
 FROM held
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = held.pid
-LEFT JOIN pg_catalog.pg_prepared_xacts p
-    ON held.pid IS NULL AND p.transaction::text = pg_catalog.split_part(held.virtualtransaction, '/', 2)
+LEFT JOIN (
+    pg_catalog.pg_locks x JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+) ON held.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = held.virtualtransaction
 ORDER BY held.claims DESC
 LIMIT 1";
 

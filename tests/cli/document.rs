@@ -1,0 +1,1 @@
+//! The output in `docs/cli.md` is real.

@@ -4,10 +4,11 @@ use pgonce::Claim;
 use serde_json::Value;
 use throwaway_postgres::Settings;
 
+use crate::document::session;
 use crate::scene::{Role, SCOPE, execute, expired, json, operation, run, run_at, sql};
 use crate::show::PENDING;
-use crate::support::Database;
 use crate::support::private::Bank;
+use crate::support::{Database, assert_in_document};
 
 /// The checks that are not ok.
 fn complaints<'d>(document: &'d Value, check: &str) -> Vec<&'d Value> {
@@ -19,6 +20,11 @@ fn complaints<'d>(document: &'d Value, check: &str) -> Vec<&'d Value> {
 async fn it_has_nothing_to_say_when_its_fixes_were_pasted() {
     let bank = Bank::start(Settings::durable()).await;
     sql(&bank.pool, "CREATE ROLE app LOGIN").await;
+    let said = run_at(bank.server.url(), &["doctor", "--role", "app"]).await.ending(1);
+    let port = format!("{}:{}", bank.options().get_host(), bank.options().get_port());
+    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&bank.pool).await.unwrap();
+    let varies = [(port.as_str(), "127.0.0.1:5432"), (version.as_str(), "18.4")];
+    assert_in_document("docs/cli.md", "doctor", &session("pgonce doctor --role app", &said, &varies));
     let doctor = ["doctor", "--role", "app", "--json", "--strict"];
     let document = run_at(bank.server.url(), &doctor).await.ending(1).json();
     assert_eq!(document["status"], "problem");

@@ -65,8 +65,10 @@ async fn clock(session: &mut Session) -> Result<Check, Failure> {
     let middle = asked + TimeDelta::from_std(round_trip / 2).unwrap_or_default();
     let skew = server - middle;
     let size = words::span(skew.abs().to_std().unwrap_or_default());
+    // No closer than the answer took.
+    let noise = TimeDelta::from_std(round_trip / 2).unwrap_or_default().max(TimeDelta::milliseconds(50));
     let how = match skew.num_milliseconds() {
-        0 => "the server's clock agrees with ours".into(),
+        _ if skew.abs() <= noise => "the server's clock agrees with ours".into(),
         ..0 => format!("the server's clock is {size} behind ours"),
         _ => format!("the server's clock is {size} ahead of ours"),
     };

@@ -54,9 +54,8 @@ impl Evict {
         let evicted = operations::evict(&mut transaction, scope, key, row.attempt, &self.reason).await?;
         let Some(eviction) = evicted else {
             transaction.rollback().await?;
-            // Somebody was quicker.
-            let found = show::find(&mut session, scope, key, false).await?;
-            return Err(self.in_flight(&found, terminal));
+            let says = format!("{scope} {key} has changed in this moment: nothing was evicted");
+            return Err(Failure::new(Exit::InFlight, says).with_fix("look at it again with pgonce show"));
         };
         transaction.commit().await?;
         session.close().await;

@@ -1,9 +1,13 @@
 //! A key is made forgotten, and everybody can see by whom and why.
 
+use std::sync::Arc;
+
 use pgonce::{Claim, Error};
 use serde_json::Value;
+use sqlx::ConnectOptions;
+use tokio::sync::Barrier;
 
-use crate::scene::{CONSUMER, SCOPE, execute, fail, json, operation, process, run, sql};
+use crate::scene::{CONSUMER, SCOPE, Said, execute, fail, json, operation, process, run, run_at, sql};
 use crate::support::{Database, charge};
 
 const EVICT: [&str; 6] = ["evict", SCOPE, "order-1", "--reason", "SUP-1234: charged by hand", "--yes"];
@@ -113,6 +117,47 @@ async fn a_row_that_somebody_has_locked_is_not_waited_for() {
     let mut transaction = db.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM pgonce.keys FOR UPDATE").execute(&mut *transaction).await.unwrap();
     run(&db, &EVICT).await.ending(6).says("in flight");
+    transaction.rollback().await.unwrap();
+    assert_eq!((db.count("pgonce.keys").await, db.count("pgonce.evictions").await), (1, 0));
+}
+
+/// The key is as it was shown when its eviction is sent, and `changes` come before it arrives.
+async fn evict_while(db: &Database, changes: impl Future<Output = ()>) -> Said {
+    let barrier = Arc::new(Barrier::new(2));
+    let at_gate = barrier.clone();
+    let gate = move || {
+        let barrier = at_gate.clone();
+        async move {
+            barrier.wait().await;
+            barrier.wait().await;
+        }
+    };
+    let pool = db.gated_pool("WITH looked_at AS", gate).await;
+    let url = pool.connect_options().to_url_lossy().to_string();
+    let (said, ()) = tokio::join!(run_at(&url, &EVICT), async {
+        barrier.wait().await;
+        changes.await;
+        barrier.wait().await;
+    });
+    said
+}
+
+#[tokio::test]
+async fn what_came_since_it_was_looked_at_is_not_evicted() {
+    let db = Database::new().await;
+    execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
+    let said = evict_while(&db, async {
+        sql(&db.pool, "DELETE FROM pgonce.keys").await;
+        execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
+    });
+    said.await.ending(6).says("has changed in this moment");
+    assert_eq!((db.count("pgonce.keys").await, db.count("pgonce.evictions").await), (1, 0));
+
+    let mut transaction = db.pool.begin().await.unwrap();
+    let said = evict_while(&db, async {
+        sqlx::query("SELECT FROM pgonce.keys FOR UPDATE").execute(&mut *transaction).await.unwrap();
+    });
+    said.await.ending(6).says("has changed in this moment");
     transaction.rollback().await.unwrap();
     assert_eq!((db.count("pgonce.keys").await, db.count("pgonce.evictions").await), (1, 0));
 }

@@ -94,12 +94,12 @@ impl StatsCommand {
         let mut transaction = session.read().await?;
         let scope = self.scope.as_ref().map(Scope::as_str);
         let prefix = self.scope_prefix.as_deref();
-        let mut scopes = operations::stats(&mut transaction, scope, prefix, self.limit).await?;
+        let mut stats = operations::stats(&mut transaction, scope, prefix, self.limit).await?.into_iter();
         let sizes = operations::sizes(&mut transaction).await?;
         let database_time = operations::clock(&mut transaction).await?;
         transaction.rollback().await?;
-        let total = scopes.remove(0);
-        Ok(Look { database, database_time, total, scopes, sizes })
+        let total = stats.next().ok_or(crate::Error::from(sqlx::Error::RowNotFound))?;
+        Ok(Look { database, database_time, total, scopes: stats.collect(), sizes })
     }
 
     fn describe(&self, look: &Look, before: Option<&Look>, terminal: &Terminal) -> String {
@@ -122,7 +122,7 @@ impl StatsCommand {
             return text + "no keys";
         }
         let mut rows: Vec<_> = scopes.iter().map(|stats| row(stats, *now)).collect();
-        if scopes.len() == self.limit as usize && self.limit > 0 {
+        if scopes.len() == self.limit as usize {
             text += &format!("the {} scopes with the most keys (--limit):\n", self.limit);
         }
         rows.push(row(total, *now));

@@ -37,7 +37,11 @@ async fn a_role_that_may_only_look_can_look() {
     )
     .await;
     execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
-    run_as(&db, &role.name, &["show", SCOPE, "order-1"]).await.ending(0).says("completed");
+    run_as(&db, &role.name, &["show", SCOPE, "order-1"])
+        .await
+        .ending(0)
+        .says("completed")
+        .does_not_say("warning");
     for args in [&["purge"][..], &EVICT] {
         let said = run_as(&db, &role.name, args).await.ending(5);
         said.says("DELETE ON pgonce.keys").does_not_say("SELECT ON pgonce.keys");

@@ -118,7 +118,7 @@ pub async fn run_as(db: &Database, role: &str, args: &[&str]) -> Said {
     said(output.await.expect("run pgonce"))
 }
 
-/// A role that may log in and owns nothing. It is dropped with the value.
+/// A role that may log in and owns nothing.
 pub struct Role {
     pub name: String,
 }

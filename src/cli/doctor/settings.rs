@@ -40,7 +40,8 @@ fn judge(setting: &Setting, all: &[Setting], target: &str) -> Option<Check> {
     let whose = if *special { " for the role or the database" } else { "" };
     let says = |what: &str| format!("{name} is {value}{whose}: {what}");
     let set = |value: &str| format!("ALTER {target} SET {name} = {value}; -- then reconnect");
-    let reset = || format!("ALTER {target} RESET {name}; -- then reconnect; or take it from postgresql.conf");
+    let reset =
+        || format!("ALTER {target} RESET {name}; -- or where psql's \\drds shows it, or in postgresql.conf");
     let is_off =
         matches!(value.trim_end_matches(char::is_alphabetic), "0") || value == "off" || value == "false";
     let has_standbys =

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 use super::{one, query};
 use crate::Error;
 
-/// From the catalogs alone, which everybody may read.
+/// From the catalogs alone, which everybody may read: the version by what each migration has made.
 const PLACE: &str = "\
 WITH relation AS (
     SELECT c.oid, c.relname, n.oid AS schema

@@ -8,7 +8,7 @@ use crate::scene::{SCOPE, Said, execute, expired, fail, operation, process, run,
 use crate::support::{Database, assert_in_document};
 
 /// What is another at every run, and what the document has instead. `9` stands for a digit, `x` for a hexadecimal one.
-const VARIES: [(&str, &str); 10] = [
+const VARIES: &[(&str, &str)] = &[
     ("9999-99-99 99:99:99", "2026-11-25 21:14:03"),
     ("xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
     ("99.9 KiB", "64.0 KiB"),
@@ -17,8 +17,12 @@ const VARIES: [(&str, &str); 10] = [
     ("99 of 300 are used", "3 of 300 are used"),
     ("round trip 99.9 ms", "round trip 0.3 ms"),
     ("round trip 9.9 ms", "round trip 0.3 ms"),
+    ("9 s ago", "just now"),
     ("999 ms", "112 ms"),
-    ("99 ms", "12 ms"),
+    ("99 ms", "112 ms"),
+    ("9 ms", "112 ms"),
+    ("for 9 s", "for 112 ms"),
+    ("in 9 s;", "in 112 ms;"),
 ];
 
 fn matches(template: &str, text: &str) -> bool {

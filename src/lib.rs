@@ -258,6 +258,9 @@
 mod call;
 mod canonical;
 mod claim;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod closure;
 mod commit;
 mod error;

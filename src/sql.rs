@@ -5,6 +5,8 @@
 //! and the client's clock is nobody's.
 
 mod message;
+#[cfg(feature = "cli")]
+pub(crate) mod operations;
 mod purge;
 #[cfg(feature = "metrics")]
 mod sample;

@@ -1,6 +1,6 @@
 //! The statement of [`verify`](crate::verify). Private.
 
-/// One row for everything that is missing: the problem and its remedy. Only reads the catalogs, which everyone may.
+/// One row for everything that is missing: the problem, its remedy, and what it is about. Only reads the catalogs, which everyone may.
 pub(crate) const VERIFY: &str = "\
 WITH needed_column (name) AS (
     VALUES ('scope'), ('key'), ('fingerprint'), ('state'), ('result'), ('result_format'), ('attempt'),
@@ -26,11 +26,11 @@ WITH needed_column (name) AS (
 )
 SELECT 'table pgonce.keys is missing' AS problem,
        'call `pgonce::migrate(&pool)` as the owner of the database, or run `sqlx migrate run` in the folder of the '
-       'pgonce crate' AS remedy
+       'pgonce crate' AS remedy, 'schema' AS subject
 WHERE NOT EXISTS (SELECT FROM keys)
 UNION ALL
 SELECT pg_catalog.format('column pgonce.keys.%s is missing', needed_column.name),
-       'apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`'
+       'apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`', 'schema'
 FROM needed_column, keys
 WHERE NOT EXISTS (
     SELECT FROM pg_catalog.pg_attribute a
@@ -39,7 +39,7 @@ WHERE NOT EXISTS (
 UNION ALL
 SELECT 'the primary key of pgonce.keys on (scope, key) is missing',
        'nothing keeps an operation from running twice: restore it with '
-       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_pkey PRIMARY KEY (scope, key)'
+       'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_pkey PRIMARY KEY (scope, key)', 'guards'
 FROM keys
 WHERE NOT EXISTS (
     SELECT FROM pg_catalog.pg_constraint c
@@ -49,13 +49,13 @@ UNION ALL
 SELECT 'the constraint keys_finished_before_commit is missing or not deferred',
        'nothing keeps a pending key from being committed: restore it with '
        'ALTER TABLE pgonce.keys ADD CONSTRAINT keys_finished_before_commit FOREIGN KEY (unfinished) '
-       'REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED'
+       'REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED', 'guards'
 FROM keys
 WHERE NOT EXISTS (SELECT FROM guard WHERE deferred)
 UNION ALL
 SELECT 'triggers of keys_finished_before_commit or messages_finished_before_commit are disabled',
        'nothing keeps a pending key or an unfinished message from being committed: '
-       'ALTER TABLE pgonce.keys ENABLE TRIGGER ALL'
+       'ALTER TABLE pgonce.keys ENABLE TRIGGER ALL', 'guards'
 WHERE EXISTS (SELECT FROM guard WHERE disabled) OR EXISTS (SELECT FROM message_guard WHERE disabled)
 UNION ALL
 SELECT 'the trigger messages_finished_before_commit is missing or not deferred',
@@ -63,48 +63,48 @@ SELECT 'the trigger messages_finished_before_commit is missing or not deferred',
        '`pgonce::migrate(&pool)` or `sqlx migrate run`; where they are applied, restore it with '
        'CREATE CONSTRAINT TRIGGER messages_finished_before_commit AFTER INSERT OR UPDATE OF state ON pgonce.keys '
        'DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = ''completed'' AND NEW.result IS NULL) '
-       'EXECUTE FUNCTION pgonce.refuse_unfinished()'
+       'EXECUTE FUNCTION pgonce.refuse_unfinished()', 'guards'
 FROM keys
 WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred)
 UNION ALL
 SELECT 'the function pgonce.finish is missing',
        'no message can be committed: apply the migrations of this release with `pgonce::migrate(&pool)` or '
-       '`sqlx migrate run`'
+       '`sqlx migrate run`', 'schema'
 FROM keys
 WHERE NOT EXISTS (SELECT FROM finish)
 UNION ALL
 SELECT pg_catalog.format('role %I lacks EXECUTE on function pgonce.finish', current_user),
-       pg_catalog.format('GRANT EXECUTE ON FUNCTION pgonce.finish TO %I', current_user)
+       pg_catalog.format('GRANT EXECUTE ON FUNCTION pgonce.finish TO %I', current_user), 'grants'
 FROM finish
 WHERE NOT pg_catalog.has_function_privilege(finish.oid, 'EXECUTE')
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the trigger %I', t.tgname),
-       pg_catalog.format('it fires before, and may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname)
+       pg_catalog.format('it fires before, and may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname), 'guards'
 FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
 WHERE NOT t.tgisinternal AND t.tgtype & 2 = 2 AND t.tgenabled <> 'D'
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the rule %I', r.rulename),
-       pg_catalog.format('it may change or hide rows: DROP RULE %I ON pgonce.keys', r.rulename)
+       pg_catalog.format('it may change or hide rows: DROP RULE %I ON pgonce.keys', r.rulename), 'guards'
 FROM pg_catalog.pg_rewrite r JOIN keys ON keys.oid = r.ev_class
 UNION ALL
 SELECT 'pgonce.keys has row-level security',
-       'a claim must see every row: ALTER TABLE pgonce.keys DISABLE ROW LEVEL SECURITY'
+       'a claim must see every row: ALTER TABLE pgonce.keys DISABLE ROW LEVEL SECURITY', 'guards'
 FROM keys
 WHERE pg_catalog.row_security_active(keys.oid)
 UNION ALL
 SELECT 'session_replication_role is not origin',
-       'foreign keys are not enforced in such a session: take the setting from the role or the connection'
+       'foreign keys are not enforced in such a session: take the setting from the role or the connection', 'settings'
 WHERE pg_catalog.current_setting('session_replication_role') <> 'origin'
 UNION ALL
 SELECT pg_catalog.format('role %I lacks USAGE on schema pgonce', current_user),
-       pg_catalog.format('GRANT USAGE ON SCHEMA pgonce TO %I', current_user)
+       pg_catalog.format('GRANT USAGE ON SCHEMA pgonce TO %I', current_user), 'grants'
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname = 'pgonce' AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
 UNION ALL
 SELECT pg_catalog.format('role %I lacks %s on pgonce.keys', current_user, needed_grant.privilege),
-       pg_catalog.format('GRANT %s ON pgonce.keys TO %I', needed_grant.privilege, current_user)
+       pg_catalog.format('GRANT %s ON pgonce.keys TO %I', needed_grant.privilege, current_user), 'grants'
 FROM needed_grant, keys
 WHERE NOT pg_catalog.has_table_privilege(keys.oid, needed_grant.privilege)
 UNION ALL
-SELECT 'the server is a standby', 'connect to the primary: keys are written, and replays must not be stale'
+SELECT 'the server is a standby', 'connect to the primary: keys are written, and replays must not be stale', 'server'
 WHERE pg_catalog.pg_is_in_recovery()";

@@ -8,7 +8,11 @@ use serde_json::Value;
 
 /// As cargo says. It builds the program unless `cargo test` has done so already, with the same features.
 pub fn example(name: &str) -> PathBuf {
-    let features = [("axum", cfg!(feature = "axum")), ("testing", cfg!(feature = "testing"))];
+    let features = [
+        ("axum", cfg!(feature = "axum")),
+        ("cli", cfg!(feature = "cli")),
+        ("testing", cfg!(feature = "testing")),
+    ];
     let features: Vec<_> = features.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

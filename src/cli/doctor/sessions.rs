@@ -1,0 +1,81 @@
+//! Sessions and transactions that hold things up.
+
+use std::time::Duration;
+
+use super::Check;
+use crate::cli::exit::Failure;
+use crate::cli::session::Session;
+use crate::cli::words;
+use crate::sql::operations::{self, Transacting};
+
+/// A two-phase commit that takes longer than that has been forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// So many are named.
+const SHOWN: usize = 5;
+
+pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Result<Vec<Check>, Failure> {
+    let mut transaction = session.read().await?;
+    let long = operations::long_transactions(&mut transaction, longer_than).await?;
+    let prepared = operations::prepared(&mut transaction).await?;
+    let connections = operations::connections(&mut transaction).await?;
+    transaction.rollback().await?;
+
+    let mut checks = Vec::new();
+    if long.is_empty() {
+        checks.push(Check::ok(
+            "transactions",
+            format!("none has been open for more than {}", words::span(longer_than)),
+        ));
+    }
+    checks.extend(long.iter().take(SHOWN).map(long_one));
+    if long.len() > SHOWN {
+        checks.push(Check::warning(
+            "transactions",
+            format!("{} more have been open for more than {}", long.len() - SHOWN, words::span(longer_than)),
+            "SELECT pid, state, xact_start FROM pg_stat_activity ORDER BY xact_start",
+        ));
+    }
+    if prepared.is_empty() {
+        checks.push(Check::ok("prepared", "there are no prepared transactions"));
+    }
+    checks.extend(prepared.iter().map(|transaction| {
+        let gid = words::sql_string(&transaction.gid);
+        let fix = format!("COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}, as its coordinator decided");
+        let age = words::span(transaction.age);
+        if transaction.holds_keys {
+            let says =
+                format!("{gid} has been prepared for {age} and holds keys: they are in flight until it ends");
+            Check::problem("prepared", says, fix)
+        } else if transaction.age > FORGOTTEN {
+            Check::warning("prepared", format!("{gid} has been prepared for {age}: it holds vacuum up"), fix)
+        } else {
+            Check::ok("prepared", format!("{gid} was prepared {age} ago, and holds no key"))
+        }
+    }));
+    let (used, allowed) = (connections.used, connections.allowed);
+    checks.push(if used * 10 > allowed * 8 {
+        Check::warning(
+            "connections",
+            format!("{used} of {allowed} are used: calls will fail when there are none"),
+            "smaller pools, a pooler (docs/pgbouncer.md), or a larger max_connections",
+        )
+    } else {
+        Check::ok("connections", format!("{used} of {allowed} are used"))
+    });
+    Ok(checks)
+}
+
+fn long_one(transaction: &Transacting) -> Check {
+    let Transacting { pid, role, application, state, age } = transaction;
+    let who = application.as_deref().or(role.as_deref()).unwrap_or("somebody");
+    let doing = state.as_deref().unwrap_or("open");
+    Check::warning(
+        "transactions",
+        format!(
+            "pid {pid} ({who}) has been in a transaction for {}, {doing}: it holds vacuum up, and its keys",
+            words::span(*age)
+        ),
+        format!("SELECT pg_terminate_backend({pid})"),
+    )
+}

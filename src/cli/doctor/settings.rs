@@ -1,0 +1,83 @@
+//! Settings that break the promise, or weaken it.
+
+use super::Check;
+use crate::cli::exit::Failure;
+use crate::cli::session::Session;
+use crate::cli::words;
+use crate::sql::operations::{self, Setting};
+
+const DURABLE: &str = "a crash of the server may lose what was committed, and corrupt it: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf();";
+
+pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<Vec<Check>, Failure> {
+    let target = match role {
+        Some(role) => format!("ROLE {}", words::identifier(role)),
+        None => format!("DATABASE {}", words::identifier(&session.place.database)),
+    };
+    let role = role.unwrap_or(&session.place.role).to_owned();
+    let names = [
+        "fsync",
+        "full_page_writes",
+        "synchronous_commit",
+        "synchronous_standby_names",
+        "default_transaction_read_only",
+        "session_replication_role",
+        "client_connection_check_interval",
+        "idle_in_transaction_session_timeout",
+    ];
+    let mut transaction = session.read().await?;
+    let settings = operations::settings(&mut transaction, &role, &names).await?;
+    transaction.rollback().await?;
+    let mut checks: Vec<_> =
+        settings.iter().filter_map(|setting| judge(setting, &settings, &target)).collect();
+    if checks.is_empty() {
+        checks.push(Check::ok("settings", "none weakens the promise"));
+    }
+    Ok(checks)
+}
+
+fn judge(setting: &Setting, all: &[Setting], target: &str) -> Option<Check> {
+    let Setting { name, value, special } = setting;
+    let whose = if *special { " for the role or the database" } else { "" };
+    let says = |what: &str| format!("{name} is {value}{whose}: {what}");
+    let set = |value: &str| format!("ALTER {target} SET {name} = {value}; -- then reconnect");
+    let reset =
+        || format!("ALTER {target} RESET {name}; -- or where psql's \\drds shows it, or in postgresql.conf");
+    let is_off =
+        matches!(value.trim_end_matches(char::is_alphabetic), "0") || value == "off" || value == "false";
+    let has_standbys =
+        all.iter().any(|other| other.name == "synchronous_standby_names" && !other.value.is_empty());
+    Some(match name.as_str() {
+        "fsync" | "full_page_writes" if is_off => Check::problem(
+            "settings",
+            says("nothing of this survives a crash of the machine"),
+            DURABLE.replace("{name}", name),
+        ),
+        "synchronous_commit" if is_off => Check::problem(
+            "settings",
+            says("a success may be reported and then be lost in a crash, with its key"),
+            set("on"),
+        ),
+        "synchronous_commit" if value == "local" && has_standbys => Check::warning(
+            "settings",
+            says("a failover may lose what was reported as committed, though there are synchronous standbys"),
+            set("on"),
+        ),
+        "default_transaction_read_only" if !is_off => {
+            Check::problem("settings", says("every claim on a plain pool fails"), reset())
+        }
+        "session_replication_role" if value != "origin" => {
+            Check::problem("settings", says("the guards are not enforced in such a session"), reset())
+        }
+        "client_connection_check_interval" if is_off => Check::warning(
+            "settings",
+            says("when a caller dies, its statement goes on, and its key is in flight"),
+            set("'1s'"),
+        ),
+        "idle_in_transaction_session_timeout" if is_off => Check::warning(
+            "settings",
+            says("a closure that hangs keeps its key in flight, and holds vacuum up"),
+            set("'60s'"),
+        ),
+        _ => return None,
+    })
+}

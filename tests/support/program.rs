@@ -11,6 +11,7 @@ pub fn example(name: &str) -> PathBuf {
     let features = [
         ("axum", cfg!(feature = "axum")),
         ("cli", cfg!(feature = "cli")),
+        ("metrics", cfg!(feature = "metrics")),
         ("testing", cfg!(feature = "testing")),
     ];
     let features: Vec<_> = features.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect();

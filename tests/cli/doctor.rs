@@ -24,6 +24,18 @@ async fn assert_sound(db: &Database) {
     }
 }
 
+/// A partitioned table has no size, and seems never to have been frozen; its partitions have and were.
+#[tokio::test]
+async fn a_table_in_partitions_is_sound_and_has_a_size() {
+    let db = Database::new().await;
+    execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
+    sql(&db.pool, concat!("BEGIN;", include_str!("../../docs/partitioned.sql"), "COMMIT;")).await;
+    assert_sound(&db).await;
+    let stats = json(&db, &["stats"]).await;
+    assert_eq!(stats["total"]["live"], 1);
+    assert!(stats["table_bytes"].as_i64() > Some(0) && stats["index_bytes"].as_i64() > Some(0), "{stats}");
+}
+
 #[tokio::test]
 async fn it_has_nothing_to_say_when_its_fixes_were_pasted() {
     let bank = Bank::start(Settings::durable()).await;

@@ -70,16 +70,21 @@ SELECT (SELECT count(*) FROM (
        EXTRACT(epoch FROM clock - (SELECT min(expires_at) FROM pgonce.keys WHERE expires_at <= clock))::float8 AS lag
 FROM pg_catalog.clock_timestamp() AS clock";
 
+/// Of all partitions, where there are some: the partitioned table itself has no rows to vacuum.
 const TABLE: &str = "\
-SELECT s.n_live_tup AS live, s.n_dead_tup AS dead, greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
+SELECT sum(s.n_live_tup)::bigint AS live, sum(s.n_dead_tup)::bigint AS dead,
+       min(greatest(s.last_vacuum, s.last_autovacuum)) AS vacuumed_at,
        pg_catalog.current_setting('autovacuum') = 'on' AND pg_catalog.current_setting('track_counts') = 'on' AS autovacuum,
-       NOT coalesce(c.reloptions::text ~ 'autovacuum_enabled=(false|off|no|0)', false) AS enabled,
-       pg_catalog.age(c.relfrozenxid)::bigint AS age,
+       NOT bool_or(coalesce(part.reloptions::text ~ 'autovacuum_enabled=(false|off|no|0)', false)) AS enabled,
+       max(pg_catalog.age(part.relfrozenxid))::bigint AS age,
        pg_catalog.current_setting('autovacuum_freeze_max_age')::bigint AS freeze_max_age
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_stat_user_tables s ON s.relid = c.oid
-WHERE n.nspname = 'pgonce' AND c.relname = 'keys'";
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)) AS tree
+JOIN pg_catalog.pg_class part ON part.oid = tree.oid AND part.relkind = 'r'
+JOIN pg_catalog.pg_stat_user_tables s ON s.relid = part.oid
+WHERE n.nspname = 'pgonce' AND c.relname = 'keys'
+HAVING count(*) > 0";
 
 /// What a `CREATE INDEX CONCURRENTLY` that failed leaves behind; and the purge reads the whole table without its index.
 const INDEX_PROBLEMS: &str = "\

@@ -23,9 +23,12 @@ GROUP BY GROUPING SETS ((), (scope))
 ORDER BY GROUPING(scope) DESC, count(*) DESC, scope
 LIMIT $3";
 
+/// Of the table, or of all its partitions: a partitioned table has no size of its own.
 const SIZES: &str = "\
-SELECT pg_catalog.pg_table_size(c.oid) AS table_bytes, pg_catalog.pg_indexes_size(c.oid) AS index_bytes
+SELECT sum(pg_catalog.pg_table_size(part.oid))::bigint AS table_bytes,
+       sum(pg_catalog.pg_indexes_size(part.oid))::bigint AS index_bytes
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)) AS part
 WHERE n.nspname = 'pgonce' AND c.relname = 'keys'";
 
 /// Of one scope, or of all.

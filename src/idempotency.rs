@@ -88,7 +88,7 @@ impl Idempotency {
             max_attempts: Self::DEFAULT_MAX_ATTEMPTS,
             max_result_size: Self::DEFAULT_MAX_RESULT_SIZE,
             commit_timeout: Self::DEFAULT_COMMIT_TIMEOUT,
-            scope_label: ScopeLabel::default(),
+            scope_label: ScopeLabel::NONE,
         }
     }
 

@@ -3,8 +3,12 @@
 use crate::call::CallOutcome;
 use crate::{Idempotency, Scope};
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ScopeLabel;
+
+impl ScopeLabel {
+    pub(crate) const NONE: Self = Self;
+}
 
 #[derive(Debug)]
 pub(crate) struct Labels;

@@ -3,10 +3,12 @@
 use crate::{Idempotency, Scope};
 
 /// What to call a scope in the metrics, if anything.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ScopeLabel(Option<fn(&Scope) -> &str>);
 
 impl ScopeLabel {
+    pub(crate) const NONE: Self = Self(None);
+
     pub(crate) fn of(self, scope: &Scope) -> Option<&str> {
         self.0.map(|label| label(scope))
     }

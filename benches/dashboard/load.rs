@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgonce::testing::{Edge, Fault, Message, Proxy, Side};
-use pgonce::{Error, Idempotency, IdempotencyKey, InFlight, Isolation, Operation, Scope};
+use pgonce::{Error, Idempotency, IdempotencyKey, InFlight, Isolation, Operation, Reaper, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
 use throwaway_postgres::Server;
@@ -70,7 +70,7 @@ pub async fn run(server: &Server) -> anyhow::Result<()> {
     }
     tasks.spawn(be_slow(idempotency.clone(), clock));
     tasks.spawn(lose_commits(options, clock));
-    tasks.spawn(purge(idempotency.clone(), clock));
+    tasks.spawn(reap(idempotency.clone(), clock));
     tasks.spawn(sample(idempotency, clock));
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -183,14 +183,20 @@ async fn lose_commits(options: PgConnectOptions, clock: Clock) -> anyhow::Result
     Ok(())
 }
 
-/// As a reaper does, which was late.
-async fn purge(idempotency: Idempotency, clock: Clock) -> anyhow::Result<()> {
-    while !clock.is_over() {
-        if clock.has_a_reaper() {
-            idempotency.purge_expired(300).await?;
-        }
-        sleep(Duration::from_millis(200)).await;
+/// The reaper, which begins late.
+async fn reap(idempotency: Idempotency, clock: Clock) -> anyhow::Result<()> {
+    while !clock.has_a_reaper() {
+        sleep(Duration::from_millis(50)).await;
     }
+    let reaper = Reaper::new(idempotency)
+        .with_interval(Duration::from_secs(1))
+        .with_batch_size(200)
+        .with_rest(40)
+        .spawn();
+    while !clock.is_over() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    reaper.stop().await;
     Ok(())
 }
 

@@ -72,7 +72,7 @@ DECLARE
     partition regclass;
 BEGIN
     FOR partition IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'pgonce.keys'::regclass LOOP
-        EXECUTE format('ALTER TABLE %s SET (autovacuum_vacuum_scale_factor = 0.02)', partition);
+        EXECUTE format('ALTER TABLE %s SET (autovacuum_vacuum_scale_factor = 0.05)', partition);
     END LOOP;
 END
 $$;

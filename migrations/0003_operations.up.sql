@@ -36,7 +36,7 @@ LANGUAGE sql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
         SELECT tableoid, ctid FROM pgonce.keys
         WHERE expires_at <= (SELECT clock FROM election WHERE won) AND state <> 'pending'
         ORDER BY expires_at
-        LIMIT max_rows
+        LIMIT coalesce(max_rows, 10000)
         FOR UPDATE SKIP LOCKED
     ), purged AS (
         DELETE FROM pgonce.keys USING expired

@@ -1,12 +1,16 @@
 //! The figures that only the database knows: [`Idempotency::sample_metrics`].
 
-use crate::{Error, Idempotency, metrics, sql};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::{Error, Idempotency, Isolation, metrics, sql};
 
 impl Idempotency {
-    /// Reads how many keys are live and expired, and reports them with the lag of the reaper. Reads only, in no transaction of
-    /// its own.
+    /// Reads how many keys are live and expired, and reports them with the lag of the reaper. It only reads, in a transaction
+    /// of its own.
     ///
-    /// Call it from one process, every half a minute for example; a reaper does so by itself. It is quick also with 20
+    /// Call it from a task, every half a minute for example; a reaper does so by itself. It is quick also with 20
     /// million keys, since it counts no live one:
     ///
     /// - `pgonce_live_keys` is an estimate: the statistics of the server (`n_live_tup`, or after they were reset `reltuples`) less
@@ -19,15 +23,23 @@ impl Idempotency {
     /// [`NotMigrated`](crate::ErrorKind::NotMigrated), [`Database`](crate::ErrorKind::Database). Nothing is reported then: the
     /// gauges keep their last values.
     pub async fn sample_metrics(&self) -> Result<(), Error> {
-        let sql::Sample { live, expired, lag } = sql::sample(self.pool()).await?;
+        let mut transaction = self.begin(Isolation::ReadCommitted).await?;
+        let sampled = sql::sample(transaction.connection()).await;
+        transaction.rollback().await;
+        let sql::Sample { live, expired, lag } = sampled?;
         metrics::keys(live, expired, lag);
         Ok(())
     }
 }
 
-/// The same, where nobody can be told of an error but the log.
+/// The same, where nobody can be told of an error but the log. A host that is gone may never answer.
 pub(crate) async fn sample(idempotency: &Idempotency) {
-    if let Err(error) = idempotency.sample_metrics().await {
-        tracing::warn!("the keys could not be counted for the metrics: {error}");
+    match timeout(LONGEST, idempotency.sample_metrics()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("the keys could not be counted for the metrics: {error}"),
+        Err(_) => tracing::warn!("the keys could not be counted for the metrics within {LONGEST:?}"),
     }
 }
+
+/// Of a query that takes hundredths of a second.
+const LONGEST: Duration = Duration::from_secs(30);

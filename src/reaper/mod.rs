@@ -96,7 +96,7 @@ impl Reaper {
         self
     }
 
-    /// How long it waits when nothing is left, or another one is at work; and at most about so long after a failure.
+    /// How long it waits when nothing is left, or another one is at work; and at most so long after a failure.
     /// Default: a minute, since keys that stay a minute longer cost next to nothing.
     ///
     /// It waits a random time between two and four thirds of this, so that many processes do not come at once. Less
@@ -137,6 +137,11 @@ impl Reaper {
         let mut pace = Pace::new(self.rest, self.interval);
         let mut cycle = Cycle::new();
         loop {
+            if pace.interval_has_passed()
+                && unless(signal.as_mut(), pin!(metrics::sample(&self.idempotency))).await.is_none()
+            {
+                return events::stopped(true);
+            }
             let mut step = pin!(self.step(&mut cycle, &mut pace));
             let Some(pause) = unless(signal.as_mut(), step.as_mut()).await else {
                 let finished = timeout(GRACE, step).await.is_ok();
@@ -172,9 +177,6 @@ impl Reaper {
 
     /// One batch, and how long to pause after it. Whatever fails is only a longer pause.
     async fn step(&self, cycle: &mut Cycle, pace: &mut Pace) -> Duration {
-        if pace.interval_has_passed() {
-            metrics::sample(&self.idempotency).await;
-        }
         match self.batch(cycle).await {
             Ok(Next::Rest(took)) => {
                 pace.works();

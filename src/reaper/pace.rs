@@ -18,8 +18,9 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(rest: u32, interval: Duration) -> Self {
         let failure = ExponentialBuilder::new()
-            .with_min_delay(interval.min(Duration::from_secs(1)))
-            .with_max_delay(interval)
+            // With up to as much again: at most the interval.
+            .with_min_delay((interval / 2).min(Duration::from_secs(1)))
+            .with_max_delay(interval / 2)
             .without_max_times()
             .with_jitter();
         Self {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::PgExecutor;
+use sqlx::{Executor, PgConnection};
 
 use crate::Error;
+
+/// For this transaction alone: whatever the statistics say, the expired ones are counted along their index.
+const PREPARE: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off";
 
 /// Estimates all rows from the server's statistics (of the partitions, where there are some), since to count millions takes
 /// seconds; and counts the expired ones as far as the limit, in the order of their index. The clock is read once: compared
@@ -43,9 +46,11 @@ pub(crate) struct Sample {
     pub(crate) lag: Duration,
 }
 
-pub(crate) async fn sample(executor: impl PgExecutor<'_>) -> Result<Sample, Error> {
+/// Inside of a transaction.
+pub(crate) async fn sample(conn: &mut PgConnection) -> Result<Sample, Error> {
+    conn.execute(PREPARE).await.map_err(Error::of_statement)?;
     let (live, expired, lag): (i64, i64, f64) =
-        sqlx::query_as(SAMPLE).bind(COUNTED).fetch_one(executor).await.map_err(Error::of_statement)?;
+        sqlx::query_as(SAMPLE).bind(COUNTED).fetch_one(conn).await.map_err(Error::of_statement)?;
     Ok(Sample {
         live: live.unsigned_abs(),
         expired: expired.unsigned_abs(),

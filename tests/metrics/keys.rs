@@ -6,11 +6,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgonce::{Error, Idempotency, Reaper};
+use sqlx::{Connection, PgConnection};
 
 use crate::meter::Meter;
 use crate::support::{Database, operation};
 
-crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_purge, a_reaper, partitions];
+crate::scenarios![the_keys_are_counted:keys_that_are_live_and_expired, a_sample_of_many, a_purge, a_reaper, partitions];
 
 fn gauge(meter: &Meter, name: &str) -> f64 {
     let scrape = meter.scrape();
@@ -66,7 +67,7 @@ async fn keys_that_are_live_and_expired(meter: &Meter) {
     let mut conn = db.pool.begin().await.unwrap();
     // One of them is pending, which nobody may delete.
     let pending = operation().with_retention(Duration::ZERO);
-    let closure = async |_: &mut sqlx::PgConnection| Ok::<_, Error>(1);
+    let closure = async |_: &mut PgConnection| Ok::<_, Error>(1);
     idempotency.execute_in(&mut conn, &pending, closure).await.unwrap();
     insert(&db, 100, 30).await;
     db.wait_until("SELECT pg_stat_get_live_tuples('pgonce.keys'::regclass) = 130").await;
@@ -82,6 +83,36 @@ async fn keys_that_are_live_and_expired(meter: &Meter) {
     away.pool().close().await;
     away.sample_metrics().await.unwrap_err();
     assert_eq!(gauges(meter), (live, expired, lag));
+}
+
+/// The table is not read as a whole, though the planner would rather do so: the keys do not lie in the order in which they expire.
+async fn a_sample_of_many(meter: &Meter) {
+    let db = Database::new().await;
+    insert(&db, 3000, 30).await;
+    for statement in [
+        "UPDATE pgonce.keys SET expires_at = expires_at + random() * interval '1 hour' WHERE expires_at > now()",
+        "VACUUM ANALYZE pgonce.keys",
+        "SELECT pg_stat_force_next_flush()",
+    ] {
+        sqlx::raw_sql(statement).execute(&db.pool).await.unwrap();
+    }
+    let read = async || {
+        let read =
+            "SELECT seq_scan, idx_tup_read FROM pg_stat_user_tables JOIN pg_stat_user_indexes USING (relid)
+                    WHERE indexrelname = 'keys_expires_at_idx'";
+        let mut conn = PgConnection::connect_with(&db.options()).await.unwrap();
+        sqlx::query_as::<_, (i64, i64)>(read).fetch_one(&mut conn).await.unwrap()
+    };
+    let before = read().await;
+    let idempotency = Idempotency::new(db.pool_of(1));
+    idempotency.sample_metrics().await.unwrap();
+    // A session counts for all to see when it has ended.
+    idempotency.pool().close().await;
+    db.wait_until_idle().await;
+    let after = read().await;
+    assert_eq!(gauges(meter).1, 30.0);
+    assert_eq!(after.0, before.0, "the whole table was read");
+    assert!(after.1 - before.1 < 200, "{} entries were read", after.1 - before.1);
 }
 
 async fn a_purge(meter: &Meter) {

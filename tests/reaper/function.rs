@@ -48,3 +48,12 @@ async fn it_skips_a_takeover_and_works_once_at_a_time() {
     taker.release().await;
     assert_eq!(purge(&db.pool, 10).await, 1);
 }
+
+#[tokio::test]
+async fn without_a_limit_it_takes_the_usual_one() {
+    let db = Database::new().await;
+    add_expired(&db.pool, 10_001).await;
+    let purge = "SELECT pgonce.purge_expired(NULL)";
+    let purged: i64 = sqlx::query_scalar(purge).fetch_one(&db.pool).await.unwrap();
+    assert_eq!((purged, db.count("pgonce.keys").await), (10_000, 1));
+}

@@ -180,7 +180,6 @@ impl Database {
     }
 }
 
-/// pgonce's schema, two accounts and a ledger.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -196,6 +195,7 @@ async fn connect_to(options: &PgConnectOptions) -> Box<dyn Stream> {
     }
 }
 
+/// pgonce's schema, two accounts and a ledger.
 async fn found_bank(pool: &PgPool) {
     pgonce::migrate(pool).await.expect("migrate");
     sqlx::raw_sql(

@@ -153,6 +153,9 @@ pub(super) fn passes_by_itself(error: &sqlx::Error, hint: Option<&'static str>) 
     match error {
         _ if hint == Some(LOST_AT_COMMIT) => true,
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        // Who was to be asked for TLS has closed the connection: a server that ends, a proxy without a server. sqlx takes
+        // the end for an answer.
+        sqlx::Error::Protocol(reason) => reason.contains("response from SSLRequest: 0x00"),
         sqlx::Error::Database(error) => {
             is_conflict(error.as_ref())
                 || error.code().is_some_and(|code| {
@@ -171,6 +174,10 @@ pub(super) fn passes_by_itself(error: &sqlx::Error, hint: Option<&'static str>) 
 
 #[cfg(test)]
 mod tests {
+    use sqlx::ConnectOptions;
+    use sqlx::postgres::{PgConnectOptions, PgSslMode};
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[test]
@@ -178,5 +185,26 @@ mod tests {
         let source = || sqlx::Error::Protocol("half a message".into());
         assert!(!Error::from(source()).is_retryable());
         assert!(Error::lost_at_commit(source()).is_retryable());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_closes_the_connection_when_it_is_asked_for_tls_is_away() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let options = PgConnectOptions::new()
+            .host("127.0.0.1")
+            .port(listener.local_addr().unwrap().port())
+            .ssl_mode(PgSslMode::Prefer);
+        let accept = async {
+            loop {
+                // What is not read would make it a reset.
+                let (mut client, _) = listener.accept().await.unwrap();
+                client.read_exact(&mut [0; 8]).await.unwrap();
+            }
+        };
+        let error = tokio::select! {
+            error = options.connect() => error.unwrap_err(),
+            () = accept => unreachable!(),
+        };
+        assert!(Error::from(error).is_retryable());
     }
 }

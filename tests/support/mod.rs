@@ -110,6 +110,8 @@ impl Database {
                             break;
                         }
                     }
+                    // So that the server sees the client go.
+                    let _ = to_server.shutdown().await;
                 });
             }
         });

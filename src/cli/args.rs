@@ -65,8 +65,10 @@ pub(super) struct Server {
         value_name = "URL"
     )]
     pub(super) database_url: Option<String>,
+    // In milliseconds it is a 32-bit number of PostgreSQL's.
     /// How long a connection, and each statement, may take; 0 for as long as they like
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=2_147_483))]
     pub(super) timeout: u32,
 }
 
@@ -113,7 +115,11 @@ impl Moment {
     }
 }
 
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// A time span of a command line.
 pub(super) fn span(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "give a time span: 90s, 15m, 2h, 7d".into())
+    let span = humantime::parse_duration(text).map_err(|_| "give a time span: 90s, 15m, 2h, 7d")?;
+    // PostgreSQL's times end somewhere, too.
+    if span > LONGEST { Err("give at most 100 years".into()) } else { Ok(span) }
 }

@@ -94,7 +94,11 @@ impl Evict {
         }
         Failure::new(
             Exit::No,
-            format!("nothing is stored for {} {}, so a retry runs in any case", self.scope, self.key),
+            format!(
+                "nothing is stored for {} {}, so a retry runs in any case (a message of a batch that is running now cannot \
+                 be seen)",
+                self.scope, self.key
+            ),
         )
     }
 

@@ -67,9 +67,9 @@ enum StateFilter {
     Pending,
 }
 
-/// The last row of a page.
+/// The last row of a page, which means another place in another order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Cursor(DateTime<Utc>, String, String);
+struct Cursor(Order, DateTime<Utc>, String, String);
 
 #[derive(Serialize)]
 struct Document {
@@ -79,6 +79,10 @@ struct Document {
 
 impl List {
     pub(super) async fn run(&self, server: &Server, terminal: &Terminal) -> Result<Exit, Failure> {
+        if self.after.as_ref().is_some_and(|Cursor(order, ..)| *order != self.order) {
+            return Err(Failure::new(Exit::Usage, "--after is of a page in another order")
+                .with_fix("say the same --order as for that page"));
+        }
         let mut session = Session::open(server, Need::Read, terminal).await?;
         let now = session.place.clock;
         let filter = self.filter(now);
@@ -127,7 +131,7 @@ impl List {
             created_before: self.older_than.map(|moment| moment.seen_from(now)),
             order: self.order,
             limit: self.limit + 1,
-            after: self.after.clone().map(|Cursor(at, scope, key)| (at, scope, key)),
+            after: self.after.clone().map(|Cursor(_, at, scope, key)| (at, scope, key)),
         }
     }
 }
@@ -135,7 +139,7 @@ impl List {
 impl Cursor {
     fn of(row: &Listed, order: Order) -> Self {
         let at = if order == Order::Expires { row.expires_at } else { row.created_at };
-        Self(at, row.scope.clone(), row.key.clone())
+        Self(order, at, row.scope.clone(), row.key.clone())
     }
 
     fn encode(&self) -> String {

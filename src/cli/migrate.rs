@@ -2,7 +2,6 @@
 
 use clap::Args;
 use serde::Serialize;
-use sqlx::postgres::PgPoolOptions;
 
 use super::args::Server;
 use super::exit::{Exit, Failure};
@@ -72,7 +71,7 @@ impl Migrate {
                 )
                 .with_fix("stay with that tool; pgonce migrate --dry-run --sql prints what it is to run"));
             }
-            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(session::options(server)?);
+            let pool = Session::pool(server)?;
             crate::migrate(&pool).await?;
             pool.close().await;
         }

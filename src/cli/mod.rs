@@ -21,6 +21,7 @@ mod words;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ContextValue;
 
 use self::args::{Arguments, Command};
 use self::exit::{Exit, Failure};
@@ -63,10 +64,26 @@ async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Exit, Failure
     }
 }
 
+/// What the error cites of the command line.
+fn arguments_of(error: &clap::Error) -> impl Iterator<Item = &str> {
+    error.context().flat_map(|(_, value)| match value {
+        ContextValue::String(argument) => vec![argument.as_str()],
+        ContextValue::Strings(arguments) => arguments.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    })
+}
+
 /// What clap refuses, or answers itself: the help, the version.
 fn refused(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
-    let safe = words::without_passwords(&text);
+    let mut safe = text.clone();
+    if error.use_stderr() {
+        // It may be a URL with a slip in it, which nothing recognizes.
+        for argument in arguments_of(error).filter(|argument| argument.contains('@')) {
+            safe = safe.replace(argument, "***");
+        }
+    }
+    let safe = words::without_passwords(&safe);
     if safe == text {
         // In colours, if somebody looks at it. A closed pipe is no failure.
         let _ = error.print();

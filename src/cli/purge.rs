@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Serialize;
-use sqlx::postgres::PgPoolOptions;
 
 use super::args::{Server, span};
 use super::exit::{Exit, Failure};
-use super::session::{self, Need, Session};
+use super::session::{Need, Session};
 use super::terminal::Terminal;
 use super::words;
-use crate::Idempotency;
+use crate::sql;
 
 /// How often to say how far it is, where nobody looks.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -54,14 +54,11 @@ struct Progress {
 
 impl Purge {
     pub(super) async fn run(&self, server: &Server, terminal: &Terminal) -> Result<Exit, Failure> {
-        // For its checks.
-        Session::open(server, Need::Purge, terminal).await?.close().await;
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(session::options(server)?);
-        let idempotency = Idempotency::new(pool);
+        let mut session = Session::open(server, Need::Purge, terminal).await?;
         let started = Instant::now();
         let mut progress = Progress::default();
         let ended = tokio::select! {
-            ended = self.work(&idempotency, &mut progress, started, terminal) => ended.map(|()| Exit::Fine),
+            ended = self.work(&mut session, &mut progress, started, terminal) => ended.map(|()| Exit::Fine),
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
         };
         terminal.end_progress();
@@ -87,12 +84,15 @@ impl Purge {
 
     async fn work(
         &self,
-        idempotency: &Idempotency,
+        session: &mut Session,
         progress: &mut Progress,
         started: Instant,
         terminal: &Terminal,
     ) -> Result<(), Failure> {
         let mut reported = started;
+        // Where the batch before ended. Without that each would walk over the rows that the others have deleted, for as long
+        // as vacuum may not take them away.
+        let mut since: Option<DateTime<Utc>> = None;
         let may_take = self.max_seconds.map(Duration::from_secs);
         loop {
             let left =
@@ -101,12 +101,19 @@ impl Purge {
             if batch == 0 || may_take.is_some_and(|may_take| started.elapsed() >= may_take) {
                 return Ok(());
             }
-            let purged = idempotency.purge_expired(batch).await?;
-            progress.purged += purged;
-            if purged < u64::from(batch) {
-                progress.finished = true;
-                return Ok(());
+            let mut transaction = session.write().await?;
+            let purged = sql::Purge { limit: batch, since, elected: false }.run(&mut transaction).await?;
+            transaction.commit().await?;
+            progress.purged += purged.deleted;
+            if purged.deleted < u64::from(batch) {
+                if since.take().is_none() {
+                    progress.finished = true;
+                    return Ok(());
+                }
+                // Once more from the start, for what was locked or became visible only then.
+                continue;
             }
+            since = purged.newest.or(since);
             if terminal.watched || reported.elapsed() >= REPORT_EVERY {
                 reported = Instant::now();
                 let rate = progress.purged as f64 / started.elapsed().as_secs_f64().max(0.001);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::args::Server;
 use super::exit::{Exit, Failure};
@@ -42,7 +42,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn open(server: &Server, need: Need, terminal: &Terminal) -> Result<Self, Failure> {
         let mut conn = connect(server).await?;
-        let timeout = u64::from(server.timeout) * 1000;
+        let timeout = milliseconds(server);
         let mut transaction = begin(&mut conn, READ, timeout).await?;
         let place = operations::place(&mut transaction).await?;
         transaction.rollback().await?;
@@ -57,6 +57,19 @@ impl Session {
 
     pub(super) async fn write(&mut self) -> Result<Tx<'_>, Failure> {
         begin(&mut self.conn, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", self.timeout).await
+    }
+
+    /// Of one connection, for what wants a pool of its own and begins its transactions itself; not through a pooler.
+    pub(super) fn pool(server: &Server) -> Result<PgPool, Failure> {
+        let settings = format!(
+            "SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = {}; SET default_transaction_read_only = off",
+            milliseconds(server)
+        );
+        let pool = PgPoolOptions::new().max_connections(1).after_connect(move |conn, _| {
+            let settings = AssertSqlSafe(settings.clone());
+            Box::pin(async move { conn.execute(settings).await.map(drop) })
+        });
+        Ok(pool.connect_lazy_with(options(server)?))
     }
 
     pub(super) async fn close(self) {
@@ -93,6 +106,10 @@ impl Need {
             ],
         }
     }
+}
+
+fn milliseconds(server: &Server) -> u64 {
+    u64::from(server.timeout) * 1000
 }
 
 /// `timeout` in milliseconds, for each statement.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+/// Why a session is not to be ended, and what to do instead.
+pub(super) const WAITS_FOR_A_STANDBY: &str =
+    "do not end it: its COMMIT waits for a standby (docs/failover.md)";
+
 /// The two largest units: `3 h 25 min`.
 pub(super) fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "min"), (1, "s")];

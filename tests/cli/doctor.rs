@@ -5,7 +5,7 @@ use serde_json::Value;
 use throwaway_postgres::Settings;
 
 use crate::document::session;
-use crate::scene::{Role, SCOPE, execute, expired, json, operation, run, run_at, sql};
+use crate::scene::{Role, SCOPE, execute, expired, json, operation, run, run_as, run_at, sql};
 use crate::show::PENDING;
 use crate::support::private::Bank;
 use crate::support::{Database, assert_in_document};
@@ -22,6 +22,75 @@ async fn assert_sound(db: &Database) {
     for check in ["schema", "guards", "indexes", "vacuum"] {
         assert!(complaints(&document, check).is_empty(), "{document}");
     }
+}
+
+/// In partitions, too: their index is not made concurrently.
+#[tokio::test]
+async fn the_index_of_partitions_is_missed_and_mended() {
+    let db = Database::new().await;
+    sql(&db.pool, concat!("BEGIN;", include_str!("../../docs/partitioned.sql"), "COMMIT;")).await;
+    sql(&db.pool, "DROP INDEX pgonce.keys_expires_at_idx").await;
+    let document = json(&db, &["doctor"]).await;
+    let found = complaints(&document, "indexes");
+    assert_eq!(found.len(), 1, "{document}");
+    sql(&db.pool, found[0]["fix"].as_str().unwrap()).await;
+    assert_sound(&db).await;
+    sql(
+        &db.pool,
+        "CREATE INDEX broken ON pgonce.keys_07 (created_at);
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pgonce.broken'::regclass",
+    )
+    .await;
+    run(&db, &["doctor"]).await.ending(1).says("REINDEX INDEX CONCURRENTLY pgonce.broken");
+}
+
+/// It sees its own sessions only, and takes that for no proof.
+#[tokio::test]
+async fn what_a_role_may_not_see_is_not_called_ok() {
+    let db = Database::new().await;
+    let role = Role::new(&db).await;
+    let document = run_as(&db, &role.name, &["doctor", "--json"]).await.json();
+    let mut fixes = Vec::new();
+    for check in ["transactions", "connections"] {
+        let found = complaints(&document, check);
+        assert_eq!(found.len(), 1, "{document}");
+        assert!(found[0]["message"].as_str().unwrap().starts_with("not looked"), "{document}");
+        fixes.push(found[0]["fix"].as_str().unwrap());
+    }
+    sql(&db.pool, &fixes.join(";")).await;
+    let document = run_as(&db, &role.name, &["doctor", "--json"]).await.json();
+    for check in ["transactions", "connections"] {
+        assert!(complaints(&document, check).is_empty(), "{document}");
+    }
+    sql(&db.pool, &format!("DROP ROLE {}", role.name)).await;
+}
+
+#[tokio::test]
+async fn the_operators_own_settings_are_not_taken_for_the_applications() {
+    let db = Database::new().await;
+    let (operator, app) = (Role::new(&db).await.name, Role::new(&db).await.name);
+    sql(&db.pool, &format!("GRANT {app} TO {operator}; ALTER ROLE {operator} SET synchronous_commit = off"))
+        .await;
+    let own = run_as(&db, &operator, &["doctor"]).await;
+    own.says("synchronous_commit is off for the role");
+    let asked = ["doctor", "--role", &app];
+    run_as(&db, &operator, &asked)
+        .await
+        .says(&format!("synchronous_commit cannot be seen for role {app} from here"))
+        .does_not_say("synchronous_commit is off");
+    sql(&db.pool, &format!("ALTER ROLE {app} SET synchronous_commit = on")).await;
+    run_as(&db, &operator, &asked).await.does_not_say("synchronous_commit");
+    sql(&db.pool, &format!("DROP ROLE {app}, {operator}")).await;
+}
+
+#[tokio::test]
+async fn a_role_is_quoted_where_it_is_to_be_pasted() {
+    let db = Database::new().await;
+    let (role, app) = (Role::new(&db).await.name, format!("App {}", db.name()));
+    sql(&db.pool, &format!("CREATE ROLE \"{app}\"")).await;
+    let doctor = ["doctor", "--role", &app];
+    run_as(&db, &role, &doctor).await.ending(1).says(&format!("GRANT \"{app}\" TO {role};"));
+    sql(&db.pool, &format!("DROP ROLE \"{app}\", {role}")).await;
 }
 
 /// A partitioned table has no size, and seems never to have been frozen; its partitions have and were.

@@ -84,6 +84,15 @@ async fn pages_join_in_every_order() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_order_is_no_place_to_go_on() {
+    let db = five().await;
+    let page = json(&db, &["list", "--order", "expires", "--limit", "2"]).await;
+    let next = page["next"].as_str().unwrap();
+    run(&db, &["list", "--order", "expires", "--after", next]).await.ending(0);
+    run(&db, &["list", "--after", next]).await.ending(2).says("another order");
+}
+
+#[tokio::test]
 async fn people_get_columns_and_no_result() {
     let db = five().await;
     let said = run(&db, &["list", "--limit", "4"]).await.ending(0);
@@ -110,6 +119,8 @@ async fn what_it_does_not_understand_it_refuses() {
         &["list", "--expired", "--live"],
         &["list", "--scope", "two words"],
         &["list", "--after", "nonsense"],
+        &["list", "--timeout", "2147484"],
+        &["doctor", "--long", "300000y"],
         &["show", SCOPE],
         &["purge", "--batch", "0"],
         &["stats", "--watch", "0"],

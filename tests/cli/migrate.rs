@@ -40,6 +40,17 @@ async fn an_empty_database_is_migrated_once() {
 }
 
 #[tokio::test]
+async fn it_waits_no_longer_than_it_was_told_to() {
+    let db = Database::empty().await;
+    sql(&db.pool, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", db.name())).await;
+    let mut other = db.pool.begin_with("BEGIN READ WRITE").await.unwrap();
+    sqlx::raw_sql("CREATE SCHEMA pgonce").execute(&mut *other).await.unwrap();
+    run(&db, &["migrate", "--timeout", "1"]).await.ending(7).says("did not answer in time");
+    other.rollback().await.unwrap();
+    run(&db, &["migrate"]).await.ending(0).says("applied 3 operations");
+}
+
+#[tokio::test]
 async fn an_older_schema_can_be_read_and_is_brought_up_to_date() {
     let db = Database::empty().await;
     // As the release before this one left it.

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::scene::{SCOPE, execute, expired, json, operation, program, run, said};
+use crate::scene::{SCOPE, execute, expired, json, operation, program, run, said, sql};
 use crate::support::Database;
 
 async fn expired_keys(count: u32) -> Database {
@@ -22,6 +22,39 @@ async fn expired_keys_go_and_live_ones_stay() {
     assert_eq!(db.count("pgonce.keys").await, 1);
     run(&db, &["show", SCOPE, "live"]).await.ending(0).says("completed");
     run(&db, &["purge"]).await.ending(0).says("Purged 0 expired keys");
+}
+
+/// As a row's deletion leaves it to vacuum, which a long transaction holds up.
+#[tokio::test]
+async fn no_batch_walks_over_what_the_others_have_deleted() {
+    const KEYS: i64 = 600;
+    let db = Database::new().await;
+    sql(
+        &db.pool,
+        "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id,
+                                  created_at, completed_at, expires_at)
+         SELECT 'old', n::text, decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', 'null', 'json',
+                pg_current_xact_id(), now(), now(), now() - n * interval '1 s'
+         FROM generate_series(1, 600) AS n",
+    )
+    .await;
+    let mut long = db.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut *long).await.unwrap();
+    run(&db, &["purge", "--batch", "10"]).await.ending(0).says("Purged 600 expired keys");
+    // What it has read is counted when its session ends.
+    db.wait_until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgonce' AND datname = current_database())")
+        .await;
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'keys_expires_at_idx'";
+    let read: i64 = sqlx::query_scalar(read).fetch_one(&db.pool).await.unwrap();
+    assert!((KEYS..4 * KEYS).contains(&read), "{read} entries of the index were read for {KEYS} keys");
+    long.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn it_purges_where_transactions_are_read_only_by_default() {
+    let db = expired_keys(1).await;
+    sql(&db.pool, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", db.name())).await;
+    run(&db, &["purge"]).await.ending(0).says("Purged 1 expired key");
 }
 
 #[tokio::test]

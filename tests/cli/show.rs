@@ -5,10 +5,12 @@ use std::time::Duration;
 use pgonce::{Claim, Error, ErrorKind, IdempotencyKey, Message, Scope};
 use serde_json::Value;
 use sqlx::PgConnection;
+use throwaway_postgres::Settings;
 use tokio::sync::oneshot;
 
-use crate::scene::{CONSUMER, SCOPE, execute, expired, fail, json, operation, process, run, sql};
+use crate::scene::{CONSUMER, SCOPE, execute, expired, fail, json, operation, process, run, run_at, sql};
 use crate::support::Database;
+use crate::support::private::Bank;
 
 async fn pid(conn: &mut PgConnection) -> i32 {
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await.unwrap()
@@ -90,6 +92,7 @@ async fn an_unknown_key_is_told_by_the_exit_code() {
     let db = Database::new().await;
     let said = run(&db, &["show", SCOPE, "order-1"]).await.ending(1);
     said.says("unknown").says("Nothing is stored for this key").says("A retry runs the operation.");
+    said.says("A message of a batch that is running now cannot be seen");
     let said = run(&db, &["show", SCOPE, "order-1", "--json"]).await.ending(1);
     assert_eq!(said.json()["status"], "unknown");
     assert_eq!(said.json()["record"], Value::Null);
@@ -142,6 +145,33 @@ async fn who_waits_for_whom_is_shown() {
     said.says(&format!("blocked by   pid {blocking}")).says("waits for Lock");
     blocker.rollback().await.unwrap();
     blocked.await.unwrap().unwrap();
+}
+
+/// It is committed on this server already: to end it would show what a failover loses.
+#[tokio::test]
+async fn nobody_is_told_to_end_a_commit_that_waits_for_a_standby() {
+    let bank = Bank::start(Settings::durable()).await;
+    sql(&bank.pool, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    // When a session is told for the second time, the checkpointer, which makes COMMITs wait, was told once.
+    const LOADED_AT: &str = "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint";
+    for _ in 0..2 {
+        let before = bank.number(LOADED_AT).await;
+        sql(&bank.pool, "SELECT pg_reload_conf()").await;
+        while bank.number(LOADED_AT).await == before {}
+    }
+    sql(&bank.pool, "CHECKPOINT").await;
+    let idempotency = pgonce::Idempotency::new(bank.pool.clone());
+    let waits = tokio::spawn(async move { execute(&idempotency, &operation(SCOPE, "order-1")).await });
+    while bank.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await == 0 {}
+    for args in [&["show", SCOPE, "order-1"][..], &["doctor", "--long", "0s"]] {
+        let said = run_at(bank.server.url(), args).await;
+        said.says("do not end it")
+            .says("its COMMIT waits for a standby")
+            .does_not_say("pg_terminate_backend");
+    }
+    sql(&bank.pool, "ALTER SYSTEM RESET synchronous_standby_names").await;
+    sql(&bank.pool, "SELECT pg_reload_conf()").await;
+    waits.await.unwrap();
 }
 
 #[tokio::test]

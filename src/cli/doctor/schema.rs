@@ -3,6 +3,7 @@
 use super::Check;
 use crate::cli::exit::Failure;
 use crate::cli::session::{self, Session, newest};
+use crate::cli::words;
 use crate::sql::operations::{self, Verified};
 
 pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<Vec<Check>, Failure> {
@@ -18,7 +19,11 @@ pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<
         (Err(error), Some(role)) => checks.push(Check::problem(
             "grants",
             format!("cannot look as role {role}: {error}"),
-            format!("GRANT {role} TO {}; or connect as {role}", session.place.quoted_role),
+            format!(
+                "GRANT {} TO {}; or connect as {role}",
+                words::identifier(role),
+                session.place.quoted_role
+            ),
         )),
         (Err(error), None) => return Err(error.into()),
     }

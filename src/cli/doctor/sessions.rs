@@ -22,7 +22,16 @@ pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Resu
     transaction.rollback().await?;
 
     let mut checks = Vec::new();
-    if long.is_empty() {
+    let not_looked = |check| {
+        Check::warning(
+            check,
+            "not looked: this role may not see the sessions of others",
+            format!("GRANT pg_read_all_stats TO {}", session.place.quoted_role),
+        )
+    };
+    if !connections.all_are_seen {
+        checks.push(not_looked("transactions"));
+    } else if long.is_empty() {
         checks.push(Check::ok(
             "transactions",
             format!("none has been open for more than {}", words::span(longer_than)),
@@ -54,7 +63,9 @@ pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Resu
         }
     }));
     let (used, allowed) = (connections.used, connections.allowed);
-    checks.push(if used * 10 > allowed * 8 {
+    checks.push(if !connections.all_are_seen {
+        not_looked("connections")
+    } else if used * 10 > allowed * 8 {
         Check::warning(
             "connections",
             format!("{used} of {allowed} are used: calls will fail when there are none"),
@@ -67,7 +78,7 @@ pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Resu
 }
 
 fn long_one(transaction: &Transacting) -> Check {
-    let Transacting { pid, role, application, state, age } = transaction;
+    let Transacting { pid, role, application, state, waits_for_a_standby, age } = transaction;
     let who = application.as_deref().or(role.as_deref()).unwrap_or("somebody");
     let doing = state.as_deref().unwrap_or("open");
     Check::warning(
@@ -76,6 +87,10 @@ fn long_one(transaction: &Transacting) -> Check {
             "pid {pid} ({who}) has been in a transaction for {}, {doing}: it holds vacuum up, and its keys",
             words::span(*age)
         ),
-        format!("SELECT pg_terminate_backend({pid})"),
+        if *waits_for_a_standby {
+            words::WAITS_FOR_A_STANDBY.to_owned()
+        } else {
+            format!("SELECT pg_terminate_backend({pid})")
+        },
     )
 }

@@ -27,8 +27,15 @@ pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<
     let mut transaction = session.read().await?;
     let settings = operations::settings(&mut transaction, &role, &names).await?;
     transaction.rollback().await?;
-    let mut checks: Vec<_> =
-        settings.iter().filter_map(|setting| judge(setting, &settings, &target)).collect();
+    let (hidden, seen): (Vec<_>, Vec<_>) = settings.into_iter().partition(|setting| setting.hidden);
+    let mut checks: Vec<_> = seen.iter().filter_map(|setting| judge(setting, &seen, &target)).collect();
+    checks.extend(hidden.iter().map(|Setting { name, .. }| {
+        Check::warning(
+            "settings",
+            format!("{name} cannot be seen for role {role} from here: this session has a value of its own"),
+            format!("connect as {role} to see it"),
+        )
+    }));
     if checks.is_empty() {
         checks.push(Check::ok("settings", "none weakens the promise"));
     }
@@ -36,7 +43,7 @@ pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<
 }
 
 fn judge(setting: &Setting, all: &[Setting], target: &str) -> Option<Check> {
-    let Setting { name, value, special } = setting;
+    let Setting { name, value, special, .. } = setting;
     let whose = if *special { " for the role or the database" } else { "" };
     let says = |what: &str| format!("{name} is {value}{whose}: {what}");
     let set = |value: &str| format!("ALTER {target} SET {name} = {value}; -- then reconnect");

@@ -53,6 +53,13 @@ pub(super) fn describe(holder: &Holder, now: DateTime<Utc>, terminal: &Terminal)
         field("blocked by", format!("pid {}", pids.join(", ")));
     }
     field("look at it", format!("SELECT query FROM pg_stat_activity WHERE pid = {pid}"));
-    field("end it with", format!("SELECT pg_terminate_backend({pid}) -- undoes its work and frees the key"));
+    if holder.waits_for_a_standby() {
+        field("careful", words::WAITS_FOR_A_STANDBY.into());
+    } else {
+        field(
+            "end it with",
+            format!("SELECT pg_terminate_backend({pid}) -- undoes its work and frees the key"),
+        );
+    }
     text
 }

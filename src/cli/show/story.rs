@@ -144,7 +144,11 @@ impl Story {
         Self::new(
             "unknown",
             "executed",
-            [format!("Nothing is stored for this key: {why}"), "A retry runs the operation.".into()],
+            [
+                format!("Nothing is stored for this key: {why}"),
+                "A retry runs the operation. (A message of a batch that is running now cannot be seen.)"
+                    .into(),
+            ],
         )
     }
 }

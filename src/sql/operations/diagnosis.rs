@@ -13,9 +13,10 @@ use crate::Error;
 const BECOME: &str = "SELECT pg_catalog.set_config('role', $1, true)";
 
 /// As a session of the role would start with them in this database: the most special one counts. (Ours has set some for its
-/// transaction.)
+/// transaction.) What our own role or connection was given hides what another role gets.
 const SETTINGS: &str = "\
-SELECT s.name, coalesce(special.value, s.reset_val) AS value, special.value IS NOT NULL AS special
+SELECT s.name, coalesce(special.value, s.reset_val) AS value, special.value IS NOT NULL AS special,
+       special.value IS NULL AND $1 <> session_user::text AND s.source IN ('user', 'database user', 'client') AS hidden
 FROM pg_catalog.pg_settings s
 LEFT JOIN LATERAL (
     SELECT pg_catalog.substr(config, pg_catalog.length(s.name) + 2) AS value
@@ -31,7 +32,7 @@ ORDER BY s.name";
 
 /// Not our own, nor a maintenance worker's. The oldest first.
 const LONG_TRANSACTIONS: &str = "\
-SELECT pid, usename::text AS role, application_name, state,
+SELECT pid, usename::text AS role, application_name, state, coalesce(wait_event = 'SyncRep', false) AS waits_for_a_standby,
        EXTRACT(epoch FROM pg_catalog.clock_timestamp() - xact_start)::float8 AS age
 FROM pg_catalog.pg_stat_activity
 WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
@@ -55,7 +56,8 @@ WHERE p.database = pg_catalog.current_database()
 ORDER BY p.prepared";
 
 const CONNECTIONS: &str = "\
-SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS used,
+SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS all_are_seen,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS used,
        pg_catalog.current_setting('max_connections')::bigint AS allowed";
 
 /// Must be none. No index helps; a table of which most is not in memory takes its time.
@@ -86,24 +88,39 @@ JOIN pg_catalog.pg_stat_user_tables s ON s.relid = part.oid
 WHERE n.nspname = 'pgonce' AND c.relname = 'keys'
 HAVING count(*) > 0";
 
-/// What a `CREATE INDEX CONCURRENTLY` that failed leaves behind; and the purge reads the whole table without its index.
+/// What a `CREATE INDEX CONCURRENTLY` that failed leaves behind; and the purge reads a whole table without its index. A
+/// partitioned table's index is valid when each partition has one, and cannot be made concurrently.
 const INDEX_PROBLEMS: &str = "\
-WITH index AS (
-    SELECT c.relname, i.indisvalid, a.attname
-    FROM pg_catalog.pg_index i
+WITH part AS (
+    SELECT part.oid, part.relkind, keys.relkind AS kind_of_all
+    FROM pg_catalog.pg_class keys
+    JOIN pg_catalog.pg_namespace n ON n.oid = keys.relnamespace
+    CROSS JOIN LATERAL (SELECT keys.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(keys.oid)) AS tree
+    JOIN pg_catalog.pg_class part ON part.oid = tree.oid
+    WHERE n.nspname = 'pgonce' AND keys.relname = 'keys'
+), index AS (
+    SELECT i.indrelid, i.indisvalid, a.attname, c.relkind, c.relname,
+           pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+    FROM part
+    JOIN pg_catalog.pg_index i ON i.indrelid = part.oid
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
-    WHERE n.nspname = 'pgonce' AND t.relname = 'keys'
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = part.oid AND a.attnum = i.indkey[0]
 )
 SELECT pg_catalog.format('the index %I is not valid, so it costs and serves nothing', relname) AS problem,
-       pg_catalog.format('REINDEX INDEX CONCURRENTLY pgonce.%I', relname) AS remedy
-FROM index WHERE NOT indisvalid
+       'REINDEX INDEX CONCURRENTLY ' || name AS remedy
+FROM index WHERE NOT indisvalid AND relkind = 'i'
 UNION ALL
-SELECT 'there is no index on expires_at, so each batch of a purge reads the whole table',
-       'CREATE INDEX CONCURRENTLY keys_expires_at_idx ON pgonce.keys (expires_at)'
-WHERE NOT EXISTS (SELECT FROM index WHERE attname = 'expires_at' AND indisvalid)";
+SELECT pg_catalog.format('the index %I is not valid: a partition has none of its kind', relname),
+       pg_catalog.format('CREATE INDEX CONCURRENTLY on that partition; ALTER INDEX %s ATTACH PARTITION …', name)
+FROM index WHERE NOT indisvalid AND relkind = 'I'
+UNION ALL
+SELECT DISTINCT 'there is no index on expires_at, so each batch of a purge reads the whole table',
+       pg_catalog.format('CREATE INDEX%s keys_expires_at_idx ON pgonce.keys (expires_at)',
+                         CASE WHEN kind_of_all = 'p' THEN '' ELSE ' CONCURRENTLY' END)
+FROM part
+WHERE relkind <> 'p'
+    AND NOT EXISTS (SELECT FROM index WHERE indrelid = part.oid AND attname = 'expires_at' AND indisvalid)";
 
 /// A row of [`VERIFY`], or one like it.
 #[derive(Debug)]
@@ -121,6 +138,8 @@ pub(crate) struct Setting {
     pub(crate) value: String,
     /// Set for the role or the database.
     pub(crate) special: bool,
+    /// The value is that of our session, and says nothing of the role.
+    pub(crate) hidden: bool,
 }
 
 /// A session that has been in a transaction for long.
@@ -131,6 +150,8 @@ pub(crate) struct Transacting {
     pub(crate) application: Option<String>,
     /// None where our role may not see it.
     pub(crate) state: Option<String>,
+    /// Its COMMIT does: it must not be ended.
+    pub(crate) waits_for_a_standby: bool,
     pub(crate) age: Duration,
 }
 
@@ -145,6 +166,8 @@ pub(crate) struct Prepared {
 /// How many connections the server has, and may have.
 #[derive(Debug)]
 pub(crate) struct Connections {
+    /// Whether our role may see those of other roles, and what they do.
+    pub(crate) all_are_seen: bool,
     pub(crate) used: i64,
     pub(crate) allowed: i64,
 }
@@ -189,6 +212,7 @@ pub(crate) async fn settings(
             name: row.try_get("name")?,
             value: row.try_get("value")?,
             special: row.try_get("special")?,
+            hidden: row.try_get("hidden")?,
         })
     })
     .await
@@ -206,6 +230,7 @@ pub(crate) async fn long_transactions(
                 .try_get::<Option<String>, _>("application_name")?
                 .filter(|name| !name.is_empty()),
             state: row.try_get("state")?,
+            waits_for_a_standby: row.try_get("waits_for_a_standby")?,
             age: seconds(row.try_get("age")?),
         })
     })
@@ -225,7 +250,11 @@ pub(crate) async fn prepared(conn: &mut PgConnection) -> Result<Vec<Prepared>, E
 
 pub(crate) async fn connections(conn: &mut PgConnection) -> Result<Connections, Error> {
     one(conn, query(CONNECTIONS), |row| {
-        Ok(Connections { used: row.try_get("used")?, allowed: row.try_get("allowed")? })
+        Ok(Connections {
+            all_are_seen: row.try_get("all_are_seen")?,
+            used: row.try_get("used")?,
+            allowed: row.try_get("allowed")?,
+        })
     })
     .await
 }

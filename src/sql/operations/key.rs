@@ -85,6 +85,13 @@ pub(crate) struct Holder {
     pub(crate) blocked_by: Vec<i32>,
 }
 
+impl Holder {
+    /// It has committed already, on this server alone: who ends it makes that visible, and a failover loses it.
+    pub(crate) fn waits_for_a_standby(&self) -> bool {
+        self.wait.as_deref() == Some("IPC: SyncRep")
+    }
+}
+
 /// The row, expired or not, with its result if that is asked for.
 pub(crate) async fn row(
     conn: &mut PgConnection,

@@ -1,7 +1,7 @@
 //! Many keys, page by page.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ const EXPIRES: &str =
 const KEY: &str = list!("(scope, key) > ($10, $11::text) OR $9::timestamptz IS NULL", "scope, key");
 
 /// In which order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
 pub(crate) enum Order {
     /// The newest claim first
     #[default]

@@ -53,6 +53,8 @@ async fn it_skips_a_takeover_and_works_once_at_a_time() {
 async fn without_a_limit_it_takes_the_usual_one() {
     let db = Database::new().await;
     add_expired(&db.pool, 10_001).await;
+    let expire = "UPDATE pgonce.keys SET expires_at = now() - interval '1 hour'";
+    sqlx::raw_sql(expire).execute(&db.pool).await.unwrap();
     let purge = "SELECT pgonce.purge_expired(NULL)";
     let purged: i64 = sqlx::query_scalar(purge).fetch_one(&db.pool).await.unwrap();
     assert_eq!((purged, db.count("pgonce.keys").await), (10_000, 1));

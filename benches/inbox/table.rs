@@ -18,12 +18,13 @@ pub fn of(title: &str, rounds: &[Round]) -> String {
                 spread(rounds.iter().map(|round| round[n] / round[other]).collect(), 2)
             })
         };
+        let batch = matches!(variant, Variant::Batch(..)).then_some(Variant::Single);
         text += &format!(
             "| {} | {} | {} | {} |\n",
             variant.title(),
             spread(rounds.iter().map(|round| round[n]).collect(), 0),
             against(variant.baseline()),
-            against(variant.single()),
+            against(batch),
         );
     }
     text

@@ -3,15 +3,15 @@
 use pgonce::{Error, IdempotencyKey, Inbox, Message, Operation};
 use sqlx::{PgConnection, PgPool};
 
-use crate::work::{Event, Events, apply, apply_all, apply_at_once};
+use crate::work::{Event, Events, apply, apply_all};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Variant {
     /// A transaction for each message, and nothing remembers it.
-    SingleWithout(Statements),
-    Single(Statements),
+    SingleWithout,
+    Single,
     /// What the inbox replaces where a message has no result.
-    SingleExecute(Statements),
+    SingleExecute,
     /// A transaction for so many messages, with statements for each or for all of them; and nothing remembers them.
     BatchWithout(usize, Statements),
     Batch(usize, Statements),
@@ -22,8 +22,6 @@ pub enum Variant {
 /// How many statements the business takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Statements {
-    /// One for each message.
-    OneForEach,
     /// Two for each message.
     ForEach,
     /// Two for the whole batch, by `unnest`.
@@ -34,14 +32,10 @@ use Statements::*;
 use Variant::*;
 
 impl Variant {
-    pub const ALL: [Variant; 16] = [
-        SingleWithout(OneForEach),
-        Single(OneForEach),
-        BatchWithout(100, OneForEach),
-        Batch(100, OneForEach),
-        SingleWithout(ForEach),
-        Single(ForEach),
-        SingleExecute(ForEach),
+    pub const ALL: [Variant; 12] = [
+        SingleWithout,
+        Single,
+        SingleExecute,
         BatchWithout(100, ForEach),
         Batch(100, ForEach),
         BatchWithout(10, ForAll),
@@ -55,9 +49,9 @@ impl Variant {
 
     pub fn title(self) -> String {
         match self {
-            SingleWithout(statements) => format!("message by message{}, no inbox", statements.of_single()),
-            Single(statements) => format!("message by message{}, `process`", statements.of_single()),
-            SingleExecute(statements) => format!("message by message{}, `execute`", statements.of_single()),
+            SingleWithout => "message by message, no inbox".into(),
+            Single => "message by message, `process`".into(),
+            SingleExecute => "message by message, `execute`".into(),
             BatchWithout(size, statements) => format!("{}, no inbox", statements.title(size)),
             Batch(size, statements) => format!("{}, `process_batch`", statements.title(size)),
             Duplicates(size) => format!("batches of {size}, `process_batch`, all of them duplicates"),
@@ -65,22 +59,13 @@ impl Variant {
     }
 
     pub fn remembers(self) -> bool {
-        !matches!(self, SingleWithout(_) | BatchWithout(..))
-    }
-
-    /// The same work, message by message.
-    pub fn single(self) -> Option<Self> {
-        match self {
-            Batch(_, OneForEach) => Some(Single(OneForEach)),
-            Batch(..) => Some(Single(ForEach)),
-            _ => None,
-        }
+        !matches!(self, SingleWithout | BatchWithout(..))
     }
 
     /// The same work without an inbox.
     pub fn baseline(self) -> Option<Self> {
         match self {
-            Single(statements) | SingleExecute(statements) => Some(SingleWithout(statements)),
+            Single | SingleExecute => Some(SingleWithout),
             Batch(size, statements) => Some(BatchWithout(size, statements)),
             _ => None,
         }
@@ -89,25 +74,22 @@ impl Variant {
     /// Handles the next message or batch, and says how many messages that were.
     pub async fn handle(self, pool: &PgPool, inbox: &Inbox, events: &mut Events) -> Result<i64, Error> {
         match self {
-            SingleWithout(statements) => {
+            SingleWithout => {
                 let event = events.next(1)[0];
                 let mut transaction = pool.begin().await?;
-                statements.apply(&mut transaction, [event].iter()).await?;
+                apply(&mut transaction, event).await?;
                 transaction.commit().await?;
                 Ok(1)
             }
-            Single(statements) => {
+            Single => {
                 let event = events.next(1)[0];
-                inbox.process(event.id, async |conn| statements.apply(conn, [event].iter()).await).await?;
+                inbox.process(event.id, async |conn| apply(conn, event).await).await?;
                 Ok(1)
             }
-            SingleExecute(statements) => {
+            SingleExecute => {
                 let event = events.next(1)[0];
                 let operation = Operation::new(inbox.consumer().clone(), event.id.into());
-                inbox
-                    .idempotency()
-                    .execute(&operation, async |conn| statements.apply(conn, [event].iter()).await)
-                    .await?;
+                inbox.idempotency().execute(&operation, async |conn| apply(conn, event).await).await?;
                 Ok(1)
             }
             BatchWithout(size, statements) => {
@@ -133,27 +115,13 @@ impl Variant {
 impl Statements {
     fn title(self, size: usize) -> String {
         match self {
-            OneForEach => format!("batches of {size}, one statement for each message"),
             ForEach => format!("batches of {size}, two statements for each message"),
             ForAll => format!("batches of {size}, two statements for all"),
         }
     }
 
-    fn of_single(self) -> &'static str {
-        match self {
-            OneForEach => ", one statement",
-            _ => ", two statements",
-        }
-    }
-
     async fn apply(self, conn: &mut PgConnection, batch: impl Iterator<Item = &Event>) -> Result<(), Error> {
         match self {
-            OneForEach => {
-                for event in batch {
-                    apply_at_once(&mut *conn, *event).await?;
-                }
-                Ok(())
-            }
             ForEach => {
                 for event in batch {
                     apply(&mut *conn, *event).await?;

@@ -61,19 +61,6 @@ pub async fn apply(conn: &mut PgConnection, event: Event) -> Result<(), pgonce::
     Ok(())
 }
 
-/// The same in one statement.
-pub async fn apply_at_once(conn: &mut PgConnection, event: Event) -> Result<(), pgonce::Error> {
-    sqlx::query(
-        "WITH changed AS (UPDATE accounts SET balance = balance + 1 WHERE id = $2)
-         INSERT INTO ledger (event, account, amount) VALUES ($1, $2, 1)",
-    )
-    .bind(event.id)
-    .bind(event.account)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// Two statements for all of them.
 pub async fn apply_all(
     conn: &mut PgConnection,

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use pgbouncer_tests::{PgBouncer, Program};
-use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Message, Operation, Outcome, State};
+use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Message, Operation, Outcome, Reaper, State};
 use sqlx::Connection;
 use support::{Database, charge, key, operation, scope};
 

@@ -74,16 +74,16 @@ async fn the_story_of_the_document_is_real() {
     }
     sql(
         &db.pool,
-        "UPDATE pgonce.keys SET created_at = created_at - interval '11 min' * right(key, 1)::int,
-             expires_at = expires_at - interval '11 min' * right(key, 1)::int,
-             completed_at = completed_at - interval '11 min' * right(key, 1)::int + interval '0.1 s'
+        "UPDATE pgonce.keys SET created_at = created_at - (interval '11 min' * right(key, 1)::int + interval '20 s'),
+             expires_at = expires_at - (interval '11 min' * right(key, 1)::int + interval '20 s'),
+             completed_at = completed_at - (interval '11 min' * right(key, 1)::int + interval '20 s') + interval '0.1 s'
          WHERE state = 'failed' OR result IS NOT NULL",
     )
     .await;
     sql(
         &db.pool,
-        "BEGIN; UPDATE pgonce.keys SET created_at = created_at - interval '11 min' * right(key, 1)::int,
-             completed_at = completed_at - interval '11 min' * right(key, 1)::int WHERE result IS NULL;
+        "BEGIN; UPDATE pgonce.keys SET created_at = created_at - (interval '11 min' * right(key, 1)::int + interval '20 s'),
+             completed_at = completed_at - (interval '11 min' * right(key, 1)::int + interval '20 s') WHERE result IS NULL;
          SELECT pgonce.finish(pg_current_xact_id()); COMMIT",
     )
     .await;

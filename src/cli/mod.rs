@@ -1,6 +1,6 @@
 //! The operator's tool, `pgonce`. For people and their scripts; not part of the library's API.
 //!
-//! A command is a file. Each gets its arguments and the [`Terminal`] to write to, and ends in an [`Exit`] or a [`Failure`].
+//! A command is a file. Each gets its arguments and the `Terminal` to write to, and ends in an `Exit` or a `Failure`.
 
 mod args;
 mod completions;

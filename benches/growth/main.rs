@@ -1,6 +1,6 @@
 //! What becomes of `execute`, a replay and a purge as the keys grow in number, with random and with time-ordered keys:
 //!
-//!     cargo bench --bench growth                            # to 20 million, some 20 minutes, 30 GB of disk
+//!     cargo bench --bench growth                            # to 20 million, a quarter of an hour, 30 GB of disk
 //!     cargo bench --bench growth -- --write                 # the same, into docs/growth.md and docs/growth.svg
 //!     cargo bench --bench growth -- draw                    # docs/growth.svg from the tables of docs/growth.md
 //!     cargo bench --bench growth -- purge                   # the purge alone, and with one kind of keys

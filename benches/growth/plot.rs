@@ -93,9 +93,12 @@ fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, rows: &[Ro
             .label(keys.title())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
     }
+    // Where no line begins.
+    let begins_low = rows.first().is_some_and(|row| row.2 < highest / 2.0);
+    let legend = if begins_low { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerLeft };
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
+        .position(legend)
         .label_font(("sans-serif", 12))
         .background_style(WHITE.mix(0.8))
         .draw()?;

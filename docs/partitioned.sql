@@ -1,4 +1,4 @@
--- Makes pgonce.keys a table of 16 hash partitions, with all that the schema has: checks, primary key, index for the purge,
+-- Makes pgonce.keys a table of 16 hash partitions, with all that the schema has: primary key, index for the purge,
 -- both guards, view, grants. See docs/operations.md for when that is worth it.
 --
 -- After all migrations, as the owner, in one transaction:
@@ -16,7 +16,7 @@ ALTER TABLE pgonce.keys RENAME CONSTRAINT keys_pkey TO unpartitioned_pkey;
 ALTER INDEX pgonce.keys_expires_at_idx RENAME TO unpartitioned_expires_at_idx;
 ALTER TABLE pgonce.keys RENAME TO unpartitioned;
 
--- The columns with their collations, and the checks.
+-- The columns with their collations.
 CREATE TABLE pgonce.keys (LIKE pgonce.unpartitioned INCLUDING CONSTRAINTS INCLUDING COMMENTS)
     PARTITION BY HASH (scope, key);
 
@@ -40,9 +40,9 @@ ALTER TABLE pgonce.keys
         REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED;
 CREATE INDEX keys_expires_at_idx ON pgonce.keys (expires_at);
 CREATE CONSTRAINT TRIGGER messages_finished_before_commit
-    AFTER INSERT OR UPDATE OF state ON pgonce.keys
+    AFTER INSERT OR UPDATE OF fingerprint ON pgonce.keys
     DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.state = 'completed' AND NEW.result IS NULL)
+    FOR EACH ROW WHEN (NEW.result IS NULL AND NEW.unfinished IS NULL)
     EXECUTE FUNCTION pgonce.refuse_unfinished();
 
 -- What belongs to the table and is not copied: the view's query, the comment, the owner and the grants.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 
-#[cfg(feature = "axum")]
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -12,6 +11,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::call::{Call, CallOutcome};
 use crate::commit::{NotCommitted, commit};
+use crate::flight::Flight;
 use crate::record::{Record, State, encode_any};
 use crate::sql::{self, Owner, Savepoint};
 use crate::step::Step;
@@ -78,11 +78,22 @@ pub struct Claimed {
     records: bool,
     /// What it is a step of.
     pub(crate) call: Call,
+    /// To tell the result to those who wait for it.
+    flight: Option<Flight>,
 }
 
 impl Claimed {
-    pub(crate) fn new(transaction: Transaction, owner: Owner, idempotency: Idempotency, call: Call) -> Self {
-        Self { transaction, owner, idempotency, records: false, call }
+    pub(crate) fn new(
+        transaction: Transaction,
+        owner: Owner,
+        idempotency: Idempotency,
+        call: Call,
+        flight: Option<Flight>,
+    ) -> Self {
+        if let Some(flight) = &flight {
+            flight.works();
+        }
+        Self { transaction, owner, idempotency, records: false, call, flight }
     }
 
     /// Commits the business writes, the key and this result together.
@@ -179,33 +190,44 @@ impl Claimed {
         mut self,
         result: Result<Option<(State, Vec<u8>)>, Error>,
     ) -> Result<(), NotCommitted> {
+        if let Some(flight) = &self.flight {
+            flight.commits();
+        }
         let stored = match result {
             Ok(Some((state, result))) => {
                 debug!(state = state.as_str(), size = result.len(), "storing the result");
                 metrics::stored(self.call.labels(), result.len());
-                self.store(state, &result).await
+                self.store(state, &result).await.map(|at| (state, Some(result), at))
             }
-            Ok(None) => protocol::is_as_deep(self.connection(), 1),
+            Ok(None) => protocol::is_as_deep(self.connection(), 1)
+                .map(|()| (State::Completed, None, self.owner.created_at())),
             Err(error) => Err(error),
         };
-        if let Err(error) = stored {
-            let violation = error.kind() == ErrorKind::AtomicityViolation;
-            return Err(match self.abandon().await {
-                Ended::Outside if !violation => Error::left_the_transaction(None).into(),
-                _ => error.into(),
-            });
-        }
+        let (state, result, completed_at) = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                let violation = error.kind() == ErrorKind::AtomicityViolation;
+                return Err(match self.abandon().await {
+                    Ended::Outside if !violation => Error::left_the_transaction(None).into(),
+                    _ => error.into(),
+                });
+            }
+        };
         commit(self.transaction, &self.owner, &self.idempotency, &self.call).await?;
         debug!("committed the writes, the key and the result");
+        let owner = self.owner;
+        if let Some(flight) = self.flight.filter(|flight| flight.began().elapsed() < owner.retention) {
+            flight.lands(|| owner.into_record(state, result, completed_at));
+        }
         Ok(())
     }
 
-    async fn store(&mut self, state: State, result: &[u8]) -> Result<(), Error> {
+    async fn store(&mut self, state: State, result: &[u8]) -> Result<DateTime<Utc>, Error> {
         let conn = self.transaction.connection();
         if state == State::Failed && self.records {
             Savepoint::Recording.undo(conn, 1).await?;
         }
-        protocol::finish(conn, &self.owner, 1, state, result).await
+        protocol::finish(conn, &mut self.owner, 1, state, result).await
     }
 
     /// Undoes everything after the work failed. Some work fails *because* it left the transaction: then what it

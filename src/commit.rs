@@ -47,10 +47,10 @@ pub(crate) async fn commit(
 ) -> Result<(), NotCommitted> {
     let limit = idempotency.commit_timeout;
     let with_finish = owner.finish_and_commit();
-    let is_message = with_finish.is_some();
+    let is_finish = with_finish.is_some();
     let commit = async {
         match with_finish {
-            Some(text) => transaction.commit_and_chain(text).await,
+            Some(text) => transaction.commit_and_chain(&text).await,
             None => transaction.commit().await,
         }
     };
@@ -58,7 +58,7 @@ pub(crate) async fn commit(
     let source = match timeout(limit, commit).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if !leaves_commit_unknown(&error) => {
-            return Err(Error::of_commit(error, is_message).into());
+            return Err(Error::of_commit(error, is_finish).into());
         }
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),

@@ -11,7 +11,7 @@ use crate::kind::{Plain, Recording};
 use crate::protocol::{self, Attempt};
 use crate::record::{State, encode_as};
 use crate::run::guard_violation;
-use crate::sql::Savepoint;
+use crate::sql::{Finish, Savepoint};
 use crate::step::Step;
 use crate::transaction::depth;
 use crate::{Error, ErrorKind, Idempotency, Operation, Outcome, metrics};
@@ -277,10 +277,11 @@ impl Idempotency {
         E: ClosureError,
     {
         let step = Step::claim(call, self);
-        let claim = protocol::claim(conn, operation, self.retention_of(operation)).instrument(step.span());
+        let claim = protocol::claim(conn, operation, self.retention_of(operation), Finish::Upsert)
+            .instrument(step.span());
         let claimed = claim.await.inspect_err(|error| step.failed(error));
         drop(step);
-        let owner = match claimed.map_err(|error| call.fail(error))? {
+        let mut owner = match claimed.map_err(|error| call.fail(error))? {
             Attempt::Claimed(owner) => owner,
             Attempt::Replayed(record) => {
                 call.replays(&record);
@@ -302,7 +303,7 @@ impl Idempotency {
         let step = Step::finish_inside(call, self);
         let result = encode_as(&value, self.max_result_size).map_err(|error| call.fail(error))?;
         metrics::stored(call.labels(), result.len());
-        let finish = protocol::finish(conn, &owner, inside, State::Completed, &result);
+        let finish = protocol::finish(conn, &mut owner, inside, State::Completed, &result);
         let finished = finish.instrument(step.span()).await.inspect_err(|error| step.failed(error));
         finished.map_err(|error| call.fail(error))?;
         Ok(Outcome::Executed(value))

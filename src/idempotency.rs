@@ -1,14 +1,16 @@
 //! The entry: [`Idempotency`] and its settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::Instrument;
 
+use crate::flight::Flights;
 use crate::metrics::ScopeLabel;
 use crate::transaction::Transaction;
-use crate::{Error, IdempotencyKey, Record, Scope, hardened, sql, step};
+use crate::{Error, IdempotencyKey, Mode, Record, Scope, hardened, sql, step};
 
 /// What a duplicate does while the first execution of its key is still running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub enum Isolation {
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     pool: PgPool,
-    hardened: bool,
+    pub(crate) hardened: bool,
     pub(crate) in_flight: InFlight,
     pub(crate) retention: Duration,
     pub(crate) isolation: Isolation,
@@ -66,6 +68,9 @@ pub struct Idempotency {
     pub(crate) max_result_size: usize,
     pub(crate) commit_timeout: Duration,
     pub(crate) scope_label: ScopeLabel,
+    pub(crate) mode: Mode,
+    /// What this process is at; none without single flight.
+    pub(crate) flights: Option<Arc<Flights>>,
 }
 
 impl Idempotency {
@@ -89,6 +94,8 @@ impl Idempotency {
             max_result_size: Self::DEFAULT_MAX_RESULT_SIZE,
             commit_timeout: Self::DEFAULT_COMMIT_TIMEOUT,
             scope_label: ScopeLabel::NONE,
+            mode: Mode::default(),
+            flights: Some(Arc::default()),
         }
     }
 
@@ -151,6 +158,26 @@ impl Idempotency {
         self
     }
 
+    /// When a call asks whether its key was used. Default: [`Mode::ClaimFirst`], which suits every closure.
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Whether calls for the same key in this process share one question to the database. Default: true.
+    ///
+    /// **The promise** does not depend on it; the database decides. Of the calls that a value and its clones make for one key at
+    /// the same time, the first one asks. The others wait in memory, without a connection: those that
+    /// [wait](InFlight::Wait) until it has committed, and get its result; those that [reject](InFlight::Reject) until it has
+    /// claimed the key. What they hear has become true while they waited. Where it ends otherwise, or is not heard of for a second,
+    /// they ask the database themselves. So a storm of retries costs one execution and one connection.
+    ///
+    /// Another [`Idempotency::new`] has nothing to do with it, nor has [`execute_in`](Self::execute_in).
+    pub fn with_single_flight(mut self, single_flight: bool) -> Self {
+        self.flights = single_flight.then(|| self.flights.unwrap_or_default());
+        self
+    }
+
     /// The largest result that is stored, in bytes of JSON. Default: 256 KiB.
     ///
     /// A result is written with every key and read with every replay; a document belongs into a table of its own,
@@ -195,8 +222,18 @@ impl Idempotency {
     }
 
     pub(crate) async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {
+        self.begin_by(self.begin_statement(isolation).to_owned()).await
+    }
+
+    /// For a closure before which nothing is claimed.
+    pub(crate) async fn begin_optimistic(&self) -> Result<Transaction, Error> {
+        let begin = self.begin_statement(self.isolation);
+        self.begin_by(format!("{begin}; {}", sql::opening(self.hardened))).await
+    }
+
+    async fn begin_by(&self, statement: String) -> Result<Transaction, Error> {
         let conn = self.pool.acquire().await?;
-        Transaction::begin(conn, self.begin_statement(isolation)).await.map_err(Error::of_begin)
+        Transaction::begin(conn, statement).await.map_err(Error::of_begin)
     }
 
     /// The level is always named, since the server's default may be another one; `READ WRITE` lifts the hardened pool's

@@ -155,7 +155,15 @@
 //! The first call has not committed, and the second one is here. By default the second fails with
 //! [`InFlight`](ErrorKind::InFlight) at once. With [`InFlight::Wait`] it looks again and again, for a bounded time, and returns the
 //! first one's result, or executes if the first one failed. It holds no connection between two looks, so that waiting duplicates
-//! cannot starve the one that they wait for; but each look is a short transaction, so do not let thousands wait.
+//! cannot starve the one that they wait for. Of the duplicates in one process one looks for all
+//! ([single flight](Idempotency::with_single_flight)); in different ones each look is a short transaction.
+//!
+//! # Many replays, or hardly any
+//!
+//! A call claims its key, runs the closure, and stores the result: two statements beyond BEGIN and COMMIT. [`Mode`] has two other
+//! ways, with the same promise. [`Mode::LookFirst`] looks for a result before it begins, and makes a replay a single statement.
+//! [`Mode::Optimistic`] claims with the result, in one statement, and so runs the closure of a retry in vain; it is for
+//! closures that touch nothing but this database.
 //!
 //! # Conflicts
 //!
@@ -266,6 +274,7 @@ mod commit;
 mod error;
 mod execute;
 mod fingerprint;
+mod flight;
 mod hardened;
 #[cfg(feature = "axum")]
 pub mod http;
@@ -273,11 +282,13 @@ mod idempotency;
 mod inbox;
 mod key;
 mod kind;
+mod look;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(not(feature = "metrics"))]
 mod metrics;
 mod migrate;
+mod mode;
 mod operation;
 mod outcome;
 mod patience;
@@ -303,6 +314,7 @@ pub use idempotency::{Idempotency, InFlight, Isolation};
 pub use inbox::{BatchClosure, BatchReport, Delivery, Handled, Inbox, Message, Poison};
 pub use key::{IdempotencyKey, Scope};
 pub use migrate::{MIGRATIONS, Migration, migrate, verify};
+pub use mode::Mode;
 pub use operation::Operation;
 pub use outcome::Outcome;
 pub use reaper::{Reaped, Reaper, ReaperHandle};

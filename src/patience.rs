@@ -52,6 +52,16 @@ impl Patience {
         if self.left.is_zero() { None } else { self.waits.next().map(|pause| pause.min(self.left)) }
     }
 
+    /// Another call of this process is at the key: how long this one may wait for it, or None when it is not to wait.
+    pub(crate) fn wait_behind(&mut self) -> Option<Duration> {
+        if self.left.is_zero() && self.deadline.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        self.left = self.deadline.get_or_insert(now + self.left).saturating_duration_since(now);
+        Some(self.left)
+    }
+
     /// The key is ours: whatever comes now is no waiting.
     pub(crate) fn claimed(&mut self) {
         if let Some(deadline) = self.deadline.take() {

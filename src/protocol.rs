@@ -4,11 +4,12 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tracing::debug;
 
 use crate::record::{Record, State};
-use crate::sql::{self, Found, Owner};
+use crate::sql::{self, Finish, Finished, Found, Owner};
 use crate::transaction;
 use crate::{Error, Operation, Scope};
 
@@ -24,31 +25,38 @@ pub(crate) async fn claim(
     conn: &mut PgConnection,
     operation: &Operation,
     retention: Duration,
+    finish: Finish,
 ) -> Result<Attempt, Error> {
+    let finish = if operation.is_message() { Finish::AtCommit } else { finish };
     // A second round needs another transaction to have finished or removed the row in between.
     for _ in 0..MAX_ROUNDS {
-        if let Some(owner) = sql::claim(conn, operation, retention).await? {
+        if let Some(owner) = sql::claim(conn, operation, retention, finish).await? {
             return Ok(Attempt::Claimed(owner));
         }
         match sql::look(conn, operation).await? {
-            Found::Live(record) if record.state == State::Pending => {
-                return Err(visible_pending(operation.scope()));
-            }
-            Found::Live(record) if !operation.is_same_as(&record.fingerprint) => {
-                debug!("the key was used with other parameters");
-                return Err(operation.mismatch_error());
-            }
-            Found::Live(record) => return Ok(Attempt::Replayed(record)),
+            Found::Live(record) => return replay(operation, record).map(Attempt::Replayed),
             Found::Locked => return Ok(Attempt::InFlight),
             Found::Nothing => {}
             Found::Expired => {
-                if let Some(owner) = sql::take_over(conn, operation, retention).await? {
+                if let Some(owner) = sql::take_over(conn, operation, retention, finish).await? {
                     return Ok(Attempt::Claimed(owner));
                 }
             }
         }
     }
     Err(neither_inserted_nor_seen())
+}
+
+/// What a live row is for this call.
+pub(crate) fn replay(operation: &Operation, record: Record) -> Result<Record, Error> {
+    if record.state == State::Pending {
+        return Err(visible_pending(operation.scope()));
+    }
+    if !operation.is_same_as(&record.fingerprint) {
+        debug!("the key was used with other parameters");
+        return Err(operation.mismatch_error());
+    }
+    Ok(record)
 }
 
 pub(crate) fn neither_inserted_nor_seen() -> Error {
@@ -62,19 +70,21 @@ pub(crate) fn neither_inserted_nor_seen() -> Error {
 /// Far more than a purge and takeovers can cause by chance.
 pub(crate) const MAX_ROUNDS: u32 = 100;
 
-/// Stores the result, as the last statement before COMMIT (or before the end of the caller's savepoint). Proves that
+/// Stores the result, and says when, as the last statement before COMMIT (or before the end of the caller's savepoint). Proves that
 /// the transaction is alive, still the one that claimed, and as deep as it was.
 pub(crate) async fn finish(
     conn: &mut PgConnection,
-    owner: &Owner,
+    owner: &mut Owner,
     depth: usize,
     state: State,
     result: &[u8],
-) -> Result<(), Error> {
+) -> Result<DateTime<Utc>, Error> {
     is_as_deep(conn, depth)?;
     match sql::finish(conn, owner, state, result).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::left_the_transaction(None)),
+        Ok(Finished::Stored(at)) => Ok(at),
+        // Should it be the other reason, that is found out when the transaction is given up.
+        Ok(Finished::Taken) => Err(Error::InFlight { scope: owner.scope.clone(), key: owner.key.clone() }),
+        Ok(Finished::Outside) => Err(Error::left_the_transaction(None)),
         // read_only_sql_transaction: on a hardened pool, outside of our transaction.
         Err(error)
             if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("25006") =>

@@ -1,5 +1,7 @@
 //! The loop around the protocol: conflicts are repeated, keys in flight are waited for. Private.
 
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -11,12 +13,16 @@ use crate::claim::{Claim, Claimed, Ended};
 use crate::closure::{AsyncClosure, ClosureError, database_error};
 use crate::commit::NotCommitted;
 use crate::error::{is_guard, is_outage};
+use crate::flight::{Flight, News, Place};
 use crate::kind::Kind;
+use crate::look::is_swallowed;
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
-use crate::record::State;
+use crate::record::{Record, State};
+use crate::sql::{Finish, Owner};
 use crate::step::Step;
-use crate::{Error, ErrorKind, Idempotency, Operation};
+use crate::transaction::Transaction;
+use crate::{Error, ErrorKind, Idempotency, Isolation, Mode, Operation};
 
 impl Idempotency {
     /// Claims, with the retries and the waiting that `patience` has left.
@@ -26,12 +32,44 @@ impl Idempotency {
         patience: &mut Patience,
         call: &Call,
     ) -> Result<Claim, Error> {
+        self.enter(operation, patience, call, false).await
+    }
+
+    /// The same; what is optimistic is not claimed but only begun.
+    async fn enter(
+        &self,
+        operation: &Operation,
+        patience: &mut Patience,
+        call: &Call,
+        optimistic: bool,
+    ) -> Result<Claim, Error> {
         let mut waiting = None;
+        let mut flight = None;
         loop {
-            let error = match self.try_claim(operation, patience, call).await {
+            if let (Some(flights), None) = (&self.flights, &flight) {
+                match flights.board(operation) {
+                    Place::First(first) => flight = Some(first),
+                    Place::Behind(mut first) => {
+                        let limit = patience.wait_behind();
+                        if limit.is_some() {
+                            waiting.get_or_insert_with(|| Step::wait(call));
+                        }
+                        match first.hears(limit).await {
+                            News::Landed(record) => return heard(operation, record, call),
+                            News::InFlight => return Err(call.fail(operation.in_flight_error())),
+                            News::Ended => continue,
+                            News::Silence => {}
+                        }
+                    }
+                }
+            }
+            let error = match self.try_claim(operation, patience, call, &mut flight, optimistic).await {
                 Ok(Some(claim)) => return Ok(claim),
                 Ok(None) => {
                     debug!("the key is in flight");
+                    if let Some(flight) = &flight {
+                        flight.is_elsewhere();
+                    }
                     operation.in_flight_error()
                 }
                 Err(error) => error,
@@ -60,10 +98,31 @@ impl Idempotency {
         operation: &Operation,
         patience: &mut Patience,
         call: &Call,
+        flight: &mut Option<Flight>,
+        optimistic: bool,
     ) -> Result<Option<Claim>, Error> {
         let step = Step::claim(call, self);
         let deadline = patience.deadline();
-        let claim = self.claim_on(operation, patience, call).instrument(step.span());
+        let claim = async {
+            match self.claim_on(operation, optimistic).await? {
+                Entered::Claimed(transaction, owner) => {
+                    patience.claimed();
+                    debug!(attempt = %owner.attempt, "claimed the key");
+                    let claimed = Claimed::new(transaction, owner, self.clone(), call.clone(), flight.take());
+                    Ok(Some(Claim::Claimed(claimed)))
+                }
+                Entered::Replayed(record) => {
+                    debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
+                    call.replays(&record);
+                    if let Some(flight) = flight.take() {
+                        flight.lands(|| record.clone());
+                    }
+                    Ok(Some(Claim::Replayed(record)))
+                }
+                Entered::InFlight => Ok(None),
+            }
+        }
+        .instrument(step.span());
         let claimed = match deadline {
             None => claim.await,
             // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
@@ -72,33 +131,30 @@ impl Idempotency {
         claimed.inspect_err(|error| step.failed(error))
     }
 
-    async fn claim_on(
-        &self,
-        operation: &Operation,
-        patience: &mut Patience,
-        call: &Call,
-    ) -> Result<Option<Claim>, Error> {
+    async fn claim_on(&self, operation: &Operation, optimistic: bool) -> Result<Entered, Error> {
+        if self.mode == Mode::LookFirst
+            && let Some(record) = self.look(operation).await?
+        {
+            return Ok(Entered::Replayed(record));
+        }
+        let retention = self.retention_of(operation);
+        if optimistic {
+            let transaction = self.begin_optimistic().await?;
+            return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention, self.hardened)));
+        }
         let mut transaction = self.begin(self.isolation).await?;
-        match protocol::claim(transaction.connection(), operation, self.retention_of(operation)).await {
-            Ok(Attempt::Claimed(owner)) => {
-                patience.claimed();
-                debug!(attempt = %owner.attempt, "claimed the key");
-                Ok(Some(Claim::Claimed(Claimed::new(transaction, owner, self.clone(), call.clone()))))
-            }
-            Ok(Attempt::Replayed(record)) => {
-                transaction.rollback().await;
-                debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
-                call.replays(&record);
-                Ok(Some(Claim::Replayed(record)))
-            }
-            Ok(Attempt::InFlight) => {
-                transaction.rollback().await;
-                Ok(None)
-            }
-            Err(error) => {
-                transaction.rollback().await;
-                Err(error)
-            }
+        let finish = match self.isolation {
+            Isolation::Serializable => Finish::Upsert,
+            _ => Finish::Update,
+        };
+        let attempt = protocol::claim(transaction.connection(), operation, retention, finish).await;
+        if let Ok(Attempt::Claimed(owner)) = attempt {
+            return Ok(Entered::Claimed(transaction, owner));
+        }
+        transaction.rollback().await;
+        match attempt? {
+            Attempt::Replayed(record) => Ok(Entered::Replayed(record)),
+            Attempt::Claimed(_) | Attempt::InFlight => Ok(Entered::InFlight),
         }
     }
 
@@ -117,9 +173,10 @@ impl Idempotency {
         let call = Call::new(K::CALL, operation, self.scope_label);
         let mut patience = self.patience_for(operation);
         let mut closure = closure;
+        let mut optimistic = self.mode == Mode::Optimistic && !operation.is_message();
         async {
             loop {
-                let mut claimed = match self.claim_patiently(operation, &mut patience, &call).await? {
+                let mut claimed = match self.enter(operation, &mut patience, &call, optimistic).await? {
                     Claim::Claimed(claimed) => claimed,
                     Claim::Replayed(record) => {
                         return K::replay(&record).map_err(|error| call.fail(error));
@@ -132,15 +189,31 @@ impl Idempotency {
                 let step = Step::closure(&call);
                 let returned = closure(claimed.connection()).instrument(step.span()).await;
                 drop(step);
-                let error =
-                    match claimed.settle(returned, |value| K::encode(value, self.max_result_size)).await {
-                        Settled::Committed(value) => return Ok(K::executed(value)),
-                        Settled::Again(error) => error,
-                        Settled::Failed { error, .. } | Settled::Unproven(error) => return Err(error),
-                    };
-                let (Some(copy), Some(pause)) = (copy, patience.retry()) else { return Err(error) };
-                warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
-                call.retries();
+                let settled = claimed.settle(returned, |value| K::encode(value, self.max_result_size)).await;
+                // Whatever comes after the first run claims its key first.
+                let optimistic = mem::take(&mut optimistic);
+                let (error, again) = match settled {
+                    Settled::Committed(value) => return Ok(K::executed(value)),
+                    Settled::Again(error) => (error, true),
+                    Settled::Failed { error, .. } => (error, false),
+                    Settled::Unproven(error) if optimistic && is_swallowed(&error) => (error, false),
+                    Settled::Unproven(error) => return Err(error),
+                };
+                let mut taken = false;
+                if optimistic {
+                    taken = call.outcome() == CallOutcome::InFlight;
+                    if let Some(record) = self.first_result(operation, &call).await? {
+                        return K::replay(&record).map_err(|error| call.fail(error));
+                    }
+                }
+                // Another execution had the key a moment ago: the claim finds out what became of it, and waits.
+                let pause =
+                    if taken { Some(Duration::ZERO) } else { again.then(|| patience.retry()).flatten() };
+                let (Some(copy), Some(pause)) = (copy, pause) else { return Err(error) };
+                if again {
+                    warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
+                    call.retries();
+                }
                 closure = copy;
                 tokio::time::sleep(pause).await;
             }
@@ -156,6 +229,22 @@ impl Idempotency {
     pub(crate) fn retention_of(&self, operation: &Operation) -> Duration {
         operation.retention().unwrap_or(self.retention)
     }
+}
+
+/// What one try to enter came to.
+enum Entered {
+    Claimed(Transaction, Owner),
+    Replayed(Record),
+    InFlight,
+}
+
+/// What was heard from another call of this process.
+fn heard(operation: &Operation, record: Arc<Record>, call: &Call) -> Result<Claim, Error> {
+    let record = protocol::replay(operation, Arc::unwrap_or_clone(record));
+    let record = record.inspect_err(|error| call.fails_with(error))?;
+    debug!(attempt = %record.attempt, "heard the result from another call");
+    call.replays(&record);
+    Ok(Claim::Replayed(record))
 }
 
 /// What one run of the closure came to.

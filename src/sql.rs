@@ -1,18 +1,20 @@
 //! Every SQL statement of the protocol. Private.
 //!
 //! Tables and functions are schema-qualified, so that a `search_path` with a test's `clock_timestamp()` in it redirects
-//! nothing; values are bound. Time is the database's `clock_timestamp()`: `now()` would be the start of the transaction,
-//! and the client's clock is nobody's.
+//! nothing; values are bound. Time is the database's `clock_timestamp()`, or `statement_timestamp()` where nothing is waited
+//! for: `now()` would be the start of the transaction, and the client's clock is nobody's.
 
 mod message;
 #[cfg(feature = "cli")]
 pub(crate) mod operations;
+mod optimistic;
 mod purge;
 #[cfg(feature = "metrics")]
 mod sample;
 mod savepoint;
 mod verify;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -29,7 +31,7 @@ pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
 use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
-/// Inserts the pending row. One row (the transaction's id, and whether it is serializable) means claimed.
+/// Inserts the pending row. One row (the transaction's id) means claimed.
 ///
 /// No row means that the key exists, or that another transaction holds its advisory lock: a claim in flight is noticed
 /// without waiting for its row lock. A collision of two keys' locks costs a needless `InFlight` and nothing else; the
@@ -37,12 +39,11 @@ use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 /// none: a replay writes no WAL.
 const CLAIM: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
-SELECT $1, $2, $3, $4, 'pending', 0, clock, clock + $5 * interval '1 microsecond'
-FROM pg_catalog.clock_timestamp() AS clock
+SELECT $1, $2, $3, $4, 'pending', 0, pg_catalog.statement_timestamp(),
+       pg_catalog.statement_timestamp() + $5 * interval '1 microsecond'
 WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
-          expires_at";
+RETURNING pg_catalog.pg_current_xact_id()::text, expires_at";
 
 /// Why the claim inserted nothing. Always one row: whether the advisory lock is ours (now), and the key's row, if any.
 const LOOK: &str = "\
@@ -58,8 +59,7 @@ SET fingerprint = $3, attempt = $4, state = 'pending', unfinished = 0, result = 
     transaction_id = NULL, completed_at = NULL, created_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
-RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
-          keys.expires_at";
+RETURNING pg_catalog.pg_current_xact_id()::text, keys.expires_at";
 
 /// Stores the result: exactly one row, as long as we are in the transaction that claimed.
 const FINISH: &str = "\
@@ -67,11 +67,12 @@ UPDATE pgonce.keys
 SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
     transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
 WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_catalog.pg_current_xact_id() = $3::xid8
-RETURNING state";
+RETURNING completed_at";
 
-/// The same for SERIALIZABLE, where the UPDATE's own search would lock what it reads against all other keys (the whole
-/// table, when it is small), and each two calls would conflict. ON CONFLICT searches without such locks. (Takeovers of
-/// expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it inserts is pending, which is not what we ask for, and which cannot be committed.
+/// The same where the transaction is, or may be, SERIALIZABLE: there the UPDATE's own search would lock what it reads against
+/// all other keys (the whole table, when it is small), and each two calls would conflict. ON CONFLICT searches without such
+/// locks. (Takeovers of expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it
+/// inserts is pending, which is not what we ask for, and which cannot be committed.
 const FINISH_SERIALIZABLE: &str = "\
 INSERT INTO pgonce.keys AS k (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
 SELECT $1, $2, pg_catalog.decode(pg_catalog.repeat('00', 33), 'hex'), pg_catalog.gen_random_uuid(), 'pending', 0,
@@ -81,7 +82,7 @@ ON CONFLICT (scope, key) DO UPDATE
 SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
     transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
 WHERE k.state = 'pending'
-RETURNING state";
+RETURNING completed_at";
 
 /// Whether the lock is ours (now): the transactions that claimed the key, or the batch's own, have all ended.
 const TRY_LOCK: &str = "\
@@ -112,8 +113,10 @@ const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 pub(crate) struct Owner {
     pub(crate) scope: Scope,
     pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) attempt: Uuid,
-    /// Until then the row, once committed, cannot be purged. By the database's clock.
+    pub(crate) retention: Duration,
+    /// Until then the row, once committed, cannot be purged. By the database's clock; known once the row is there.
     pub(crate) expires_at: DateTime<Utc>,
     /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
     lock: Box<str>,
@@ -124,18 +127,84 @@ pub(crate) struct Owner {
 
 /// How the row is finished.
 #[derive(Clone, Copy, Debug)]
-enum Finish {
+pub(crate) enum Finish {
+    /// An UPDATE.
     Update,
-    UpdateSerializable,
+    /// The same without a search that a serializable transaction would have to remember.
+    Upsert,
     /// A message's is complete; what is left to prove is proven with the COMMIT.
     AtCommit,
+    /// It is not there yet.
+    Insert {
+        /// Whether every COMMIT is refused until then.
+        guarded: bool,
+    },
+}
+
+/// What [`finish`] came to.
+pub(crate) enum Finished {
+    /// At this time.
+    Stored(DateTime<Utc>),
+    /// Another execution has the key, or we are not in our transaction.
+    Taken,
+    /// We are not in our transaction.
+    Outside,
 }
 
 impl Owner {
-    /// What is to be sent instead of a plain COMMIT.
-    pub(crate) fn finish_and_commit(&self) -> Option<String> {
-        matches!(self.finish, Finish::AtCommit).then(|| message::finish_and_commit(self))
+    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`opening`].
+    pub(crate) fn at_the_end(operation: &Operation, retention: Duration, guarded: bool) -> Self {
+        Self {
+            scope: operation.scope().clone(),
+            key: operation.key().clone(),
+            fingerprint: *operation.fingerprint(),
+            attempt: Uuid::new_v4(),
+            retention: retention.min(MAX_RETENTION),
+            expires_at: DateTime::UNIX_EPOCH,
+            lock: operation.key().as_str().into(),
+            transaction_id: String::new(),
+            finish: Finish::Insert { guarded },
+        }
     }
+
+    /// What is to be sent instead of a plain COMMIT.
+    pub(crate) fn finish_and_commit(&self) -> Option<Cow<'static, str>> {
+        match self.finish {
+            Finish::AtCommit => Some(message::finish_and_commit(self).into()),
+            Finish::Insert { guarded: true } => Some(optimistic::CLOSE_AND_COMMIT.into()),
+            Finish::Insert { guarded: false } | Finish::Update | Finish::Upsert => None,
+        }
+    }
+
+    /// What is committed.
+    pub(crate) fn into_record(
+        self,
+        state: State,
+        result: Option<Vec<u8>>,
+        completed_at: DateTime<Utc>,
+    ) -> Record {
+        Record {
+            created_at: self.created_at(),
+            scope: self.scope,
+            key: self.key,
+            fingerprint: self.fingerprint,
+            state,
+            result,
+            attempt: self.attempt,
+            completed_at: Some(completed_at),
+            expires_at: self.expires_at,
+        }
+    }
+
+    /// When the retention began.
+    pub(crate) fn created_at(&self) -> DateTime<Utc> {
+        self.expires_at - self.retention
+    }
+}
+
+/// What is sent with a BEGIN before a closure whose key is claimed [at the end](Owner::at_the_end).
+pub(crate) fn opening(guarded: bool) -> &'static str {
+    if guarded { optimistic::MARK_AND_GUARD } else { optimistic::MARK }
 }
 
 /// What [`look`] found.
@@ -154,16 +223,20 @@ pub(crate) async fn claim(
     conn: &mut PgConnection,
     operation: &Operation,
     retention: Duration,
+    finish: Finish,
 ) -> Result<Option<Owner>, Error> {
-    own(conn, if operation.is_message() { message::CLAIM } else { CLAIM }, operation, retention).await
+    let statement = if matches!(finish, Finish::AtCommit) { message::CLAIM } else { CLAIM };
+    own(conn, statement, operation, retention, finish).await
 }
 
 pub(crate) async fn take_over(
     conn: &mut PgConnection,
     operation: &Operation,
     retention: Duration,
+    finish: Finish,
 ) -> Result<Option<Owner>, Error> {
-    own(conn, if operation.is_message() { message::TAKE_OVER } else { TAKE_OVER }, operation, retention).await
+    let statement = if matches!(finish, Finish::AtCommit) { message::TAKE_OVER } else { TAKE_OVER };
+    own(conn, statement, operation, retention, finish).await
 }
 
 async fn own(
@@ -171,10 +244,11 @@ async fn own(
     statement: &'static str,
     operation: &Operation,
     retention: Duration,
+    finish: Finish,
 ) -> Result<Option<Owner>, Error> {
     let attempt = Uuid::new_v4();
     let retention = retention.min(MAX_RETENTION);
-    let claimed: Option<(String, bool, DateTime<Utc>)> = sqlx::query_as(statement)
+    let claimed: Option<(String, DateTime<Utc>)> = sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
         .bind(operation.fingerprint().as_bytes().as_slice())
@@ -183,18 +257,16 @@ async fn own(
         .fetch_optional(conn)
         .await
         .map_err(Error::of_statement)?;
-    Ok(claimed.map(|(transaction_id, serializable, expires_at)| Owner {
+    Ok(claimed.map(|(transaction_id, expires_at)| Owner {
         scope: operation.scope().clone(),
         key: operation.key().clone(),
+        fingerprint: *operation.fingerprint(),
         attempt,
+        retention,
         expires_at,
         lock: operation.key().as_str().into(),
         transaction_id,
-        finish: match (operation.is_message(), serializable) {
-            (true, _) => Finish::AtCommit,
-            (false, true) => Finish::UpdateSerializable,
-            (false, false) => Finish::Update,
-        },
+        finish,
     }))
 }
 
@@ -214,18 +286,28 @@ pub(crate) async fn look(conn: &mut PgConnection, operation: &Operation) -> Resu
     })
 }
 
-/// Whether the row that we claimed was finished.
+/// Finishes the row that we claimed, or inserts it.
 pub(crate) async fn finish(
     conn: &mut PgConnection,
-    owner: &Owner,
+    owner: &mut Owner,
     state: State,
     result: &[u8],
-) -> Result<bool, sqlx::Error> {
+) -> Result<Finished, sqlx::Error> {
     let statement = match owner.finish {
-        Finish::UpdateSerializable => FINISH_SERIALIZABLE,
+        Finish::Insert { .. } => {
+            let stored = optimistic::insert(conn, owner, state, result).await?;
+            return Ok(match stored {
+                Some((completed_at, expires_at)) => {
+                    owner.expires_at = expires_at;
+                    Finished::Stored(completed_at)
+                }
+                None => Finished::Taken,
+            });
+        }
+        Finish::Upsert => FINISH_SERIALIZABLE,
         Finish::Update | Finish::AtCommit => FINISH,
     };
-    let stored: Option<String> = sqlx::query_scalar(statement)
+    let stored: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(statement)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
         .bind(&owner.transaction_id)
@@ -233,11 +315,14 @@ pub(crate) async fn finish(
         .bind(result)
         .fetch_optional(conn)
         .await?;
-    Ok(stored.as_deref() == Some(state.as_str()))
+    Ok(stored.flatten().map_or(Finished::Outside, Finished::Stored))
 }
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await
+    match owner.finish {
+        Finish::Insert { .. } => sqlx::query_scalar(optimistic::STILL_INSIDE).fetch_one(conn).await,
+        _ => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await,
+    }
 }
 
 pub(crate) async fn try_lock(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {

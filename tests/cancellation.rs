@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgonce::{Claim, Error, Idempotency, InFlight, Operation};
 use sqlx::Connection;
-use support::{Database, assert_at_rest, charge, key, poll_at_most, scope};
+use support::{Database, assert_at_rest, charge, key, poll_at_most, runs_in_vain, scope};
 
 /// Drops the call at each of its await points: after 0 polls, after 1, … until it completes.
 async fn sweep<F, C>(name: &str, call: C)
@@ -16,7 +16,7 @@ where
 {
     let db = Database::new().await;
     let idempotency =
-        Idempotency::new(db.forwarded_pool().await).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
+        support::on(db.forwarded_pool().await).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
     let mut completed = false;
     let mut polls = 0;
     while !completed {
@@ -123,7 +123,7 @@ async fn a_purge_can_be_dropped_anywhere() {
 async fn a_recorded_failure_can_be_dropped_anywhere() {
     let db = Database::new().await;
     let idempotency =
-        Idempotency::new(db.forwarded_pool().await).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
+        support::on(db.forwarded_pool().await).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
     for polls in 0.. {
         let operation = Operation::new(scope(), key(&format!("recorded/{polls}")));
         let call = idempotency.execute_recording(&operation, async |conn| {
@@ -150,10 +150,10 @@ async fn a_waiting_duplicate_can_be_dropped_anywhere() {
     let db = Database::new().await;
     let operation = Operation::new(scope(), key("waited-for"));
     let Claim::Claimed(first) = db.idempotency().claim(&operation).await.unwrap() else { panic!("fresh") };
-    let duplicates = Idempotency::new(db.forwarded_pool().await)
-        .with_in_flight(InFlight::Wait(Duration::from_millis(200)));
+    let duplicates =
+        support::on(db.forwarded_pool().await).with_in_flight(InFlight::Wait(Duration::from_millis(200)));
     for polls in 0.. {
-        let call = duplicates.execute(&operation, async |_| -> Result<(), Error> { panic!("must not run") });
+        let call = duplicates.execute(&operation, runs_in_vain);
         let completed = poll_at_most(call, polls).await;
         let mut conn = duplicates.pool().acquire().await.unwrap();
         assert!(!conn.is_in_transaction(), "after {polls} polls");
@@ -172,8 +172,7 @@ async fn a_waiting_duplicate_can_be_dropped_anywhere() {
         }
     }
     first.complete(&()).await.unwrap();
-    let replayed =
-        duplicates.execute(&operation, async |_| -> Result<(), Error> { panic!("must not run") }).await;
+    let replayed = duplicates.execute(&operation, runs_in_vain).await;
     assert!(replayed.unwrap().is_replayed());
 }
 

@@ -281,7 +281,7 @@ async fn write_skew_is_impossible_under_serializable() {
 #[tokio::test]
 async fn unrelated_keys_do_not_conflict_under_serializable() {
     let db = Database::new().await;
-    let idempotency = pgonce::Idempotency::new(db.pool_of(16)).with_isolation(Isolation::Serializable);
+    let idempotency = support::on(db.pool_of(16)).with_isolation(Isolation::Serializable);
     // A small table with statistics, of which the planner knows that reading all of it is the cheapest way.
     for n in 0..5 {
         let operation = Operation::new(scope(), key(&format!("old-{n}")));
@@ -325,7 +325,7 @@ async fn the_isolation_level_is_the_one_that_was_asked_for() {
         (Isolation::RepeatableRead, "repeatable read"),
         (Isolation::Serializable, "serializable"),
     ] {
-        let idempotency = pgonce::Idempotency::new(db.pool_of(1)).with_isolation(isolation);
+        let idempotency = support::on(db.pool_of(1)).with_isolation(isolation);
         let level = idempotency
             .execute(&Operation::new(scope(), key(&format!("{isolation:?}"))), async |conn| {
                 Ok::<_, Error>(

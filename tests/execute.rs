@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pgonce::{Error, ErrorKind, Idempotency, IdempotencyKey, Operation, Outcome, Scope, State};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, Executor};
-use support::{Database, charge, key, operation, scope};
+use support::{Database, charge, key, must_not_run, operation, scope};
 
 #[tokio::test]
 async fn executes_once_and_replays_the_first_result() {
@@ -17,12 +17,7 @@ async fn executes_once_and_replays_the_first_result() {
     let first = idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     let Outcome::Executed(id) = first else { panic!("the first call must execute: {first:?}") };
     for _ in 0..3 {
-        let again = idempotency
-            .execute(&operation(), async |_| -> Result<i64, Error> {
-                panic!("a replay must not run the closure")
-            })
-            .await
-            .unwrap();
+        let again = idempotency.execute(&operation(), must_not_run::<i64>).await.unwrap();
         assert_eq!(again, Outcome::Replayed(id));
     }
     db.assert_charged_once().await;
@@ -52,11 +47,7 @@ async fn a_replayed_result_is_equal_and_stored_byte_for_byte() {
     let executed =
         db.idempotency().execute(&operation(), async |_| Ok::<_, Error>(value.clone())).await.unwrap();
     assert_eq!(executed, Outcome::Executed(value.clone()));
-    let replayed = db
-        .idempotency()
-        .execute(&operation(), async |_| -> Result<Everything, Error> { unreachable!() })
-        .await
-        .unwrap();
+    let replayed = db.idempotency().execute(&operation(), must_not_run::<Everything>).await.unwrap();
     assert_eq!(replayed, Outcome::Replayed(value.clone()));
 
     let record = db.idempotency().find(&scope(), &key("order-1")).await.unwrap().unwrap();
@@ -132,10 +123,7 @@ async fn other_parameters_under_the_same_key_are_refused() {
     let idempotency = db.idempotency();
     idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     let other = Operation::new(scope(), key("order-1")).with_params(&43).unwrap();
-    let error = idempotency
-        .execute(&other, async |_| -> Result<i64, Error> { panic!("must not run") })
-        .await
-        .unwrap_err();
+    let error = idempotency.execute(&other, must_not_run::<i64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
     assert!(!error.is_retryable());
     let text = error.to_string();
@@ -159,10 +147,7 @@ async fn other_parameters_are_refused_after_a_recorded_failure_and_free_after_a_
         .unwrap();
     assert_eq!(executed, Outcome::Executed(Err("declined".into())));
 
-    let error = idempotency
-        .execute(&operation(), async |_| -> Result<i64, Error> { panic!("must not run") })
-        .await
-        .unwrap_err();
+    let error = idempotency.execute(&operation(), must_not_run::<i64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
 }
 
@@ -312,11 +297,7 @@ async fn a_stored_result_that_no_longer_decodes_runs_nothing_and_changes_nothing
     let db = Database::new().await;
     db.idempotency().execute(&operation(), async |_| Ok::<_, Error>("4242 4242".to_string())).await.unwrap();
     let before: String = row(&db).await;
-    let error = db
-        .idempotency()
-        .execute(&operation(), async |_| -> Result<u64, Error> { panic!("must not run") })
-        .await
-        .unwrap_err();
+    let error = db.idempotency().execute(&operation(), must_not_run::<u64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Decode);
     assert!(!error.is_retryable());
     let text = format!("{error} {error:?}");

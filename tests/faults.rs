@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use pgonce::testing::{Edge, Fault, Message, Proxy, Side};
-use pgonce::{Error, ErrorKind, Idempotency, InFlight, Operation, Outcome};
+use pgonce::{Error, ErrorKind, Idempotency, InFlight, Mode, Operation, Outcome};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use support::{Database, key, scope};
@@ -33,6 +33,7 @@ const FOR_EVER: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Fresh,
+    Optimistic,
     Replay,
     RecordedFailure,
     Message,
@@ -84,7 +85,8 @@ impl Scenario {
             let declines = async |conn: &mut PgConnection| Ok(Err(format!("declined {}", work(conn).await?)));
             idempotency.execute_recording(operation, declines).await
         } else {
-            Ok(idempotency.execute(operation, work).await?.map(Ok))
+            let mode = if self == Self::Optimistic { Mode::Optimistic } else { Mode::ClaimFirst };
+            Ok(idempotency.clone().with_mode(mode).execute(operation, work).await?.map(Ok))
         }
     }
 
@@ -249,13 +251,14 @@ fn step_of(label: &str) -> Option<String> {
         "Parse" | "Query" if sql.starts_with("SELECT pg_catalog.pg_try_advisory") => "the lock",
         "Parse" | "Query" if sql.starts_with("WITH confirmed") => "the row",
         "Parse" | "Query" if sql.starts_with("BEGIN") => "BEGIN",
+        "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys AS k") => "the finish",
         "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys") => "the claim",
         "Parse" | "Query" if sql.starts_with("SELECT lock.ours") => "the look",
         "Parse" | "Query" if sql.starts_with("UPDATE pgonce.keys") => "the finish",
         "Parse" | "Query" if sql.starts_with("INSERT INTO effects") => "the closure",
         "Parse" | "Query" if sql.starts_with("SAVEPOINT") => "the savepoint",
         "Parse" | "Query" if sql.starts_with("ROLLBACK TO") => "undoing its writes",
-        "Query" if sql.starts_with("SELECT pgonce.finish(") => "COMMIT",
+        "Query" if sql.starts_with("SELECT pgonce.finish(") || sql.starts_with("CLOSE ") => "COMMIT",
         "Query" if sql == "COMMIT" || sql == "ROLLBACK" => sql,
         "Parse" | "Query" => panic!("an unknown step: {label}"),
         _ => return None,
@@ -326,6 +329,11 @@ async fn sweep(scenario: Scenario, name: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_execution_survives_every_fault() {
     sweep(Scenario::Fresh, "fresh").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optimistic_execution_survives_every_fault() {
+    sweep(Scenario::Optimistic, "optimistic").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,15 +3,15 @@
 mod support;
 
 use futures_util::FutureExt;
-use pgonce::{Error, ErrorKind, Idempotency, Isolation};
+use pgonce::{Error, ErrorKind, Idempotency, Isolation, Mode};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Executor, PgConnection};
 use support::deed::*;
-use support::{Database, charge, operation};
+use support::{Database, charge, mode, must_not_run, operation};
 
 async fn hardened(db: &Database) -> Idempotency {
     let pool = PgPoolOptions::new().max_connections(4);
-    Idempotency::connect_with(pool, db.options()).await.unwrap()
+    Idempotency::connect_with(pool, db.options()).await.unwrap().with_mode(mode())
 }
 
 /// A violation was reported, in words that help; the key is free, and the next call works.
@@ -29,7 +29,7 @@ async fn assert_reported(db: &Database, idempotency: &Idempotency, error: Error,
 
 #[tokio::test]
 async fn every_deed_is_reported_on_a_plain_pool() {
-    for deed in ALL {
+    for deed in undone() {
         let db = Database::new().await;
         let idempotency = db.idempotency();
         let error = idempotency
@@ -49,7 +49,7 @@ async fn every_deed_is_reported_on_a_plain_pool() {
 async fn every_deed_is_reported_even_if_the_closure_then_fails() {
     // Where the closure only swallowed an error, or left a savepoint, everything is undone and its error stands.
     let harmless = [SwallowAnError, ForgetNested];
-    for deed in ALL.into_iter().filter(|deed| !harmless.contains(deed)) {
+    for deed in undone().filter(|deed| !harmless.contains(deed)) {
         let db = Database::new().await;
         let idempotency = db.idempotency();
         let error = idempotency
@@ -81,7 +81,7 @@ async fn every_deed_is_reported_even_if_the_closure_then_fails() {
 #[tokio::test]
 async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
     let db = Database::new().await;
-    for deed in ALL {
+    for deed in all() {
         let idempotency = hardened(&db).await;
         let error = idempotency
             .execute(&operation(), async |conn| {
@@ -125,7 +125,7 @@ async fn an_escape_is_reported_even_if_the_result_cannot_be_stored() {
 #[tokio::test]
 async fn a_nested_operation_that_was_dropped_half_way_keeps_the_outer_one_from_committing() {
     let db = Database::new().await;
-    let idempotency = Idempotency::new(db.forwarded_pool().await);
+    let idempotency = support::on(db.forwarded_pool().await);
     let inner = pgonce::Operation::new(support::scope(), support::key("inner"));
     let error = idempotency
         .execute(&operation(), async |conn| {
@@ -148,7 +148,7 @@ async fn a_nested_operation_that_was_dropped_half_way_keeps_the_outer_one_from_c
 #[tokio::test]
 async fn a_closure_that_gave_up_on_a_statement_is_not_waited_for() {
     let db = Database::new().await;
-    let idempotency = Idempotency::new(db.pool_of(1));
+    let idempotency = support::on(db.pool_of(1));
     let started = std::time::Instant::now();
     let error = idempotency
         .execute(&operation(), async |conn| {
@@ -169,8 +169,7 @@ async fn a_closure_that_gave_up_on_a_statement_is_not_waited_for() {
 #[tokio::test]
 async fn the_report_of_a_refused_commit_does_not_promise_too_much() {
     let db = Database::new().await;
-    let error = db
-        .idempotency()
+    let error = Idempotency::new(db.pool.clone())
         .execute(&operation(), async |conn| {
             let refused = conn.execute("COMMIT").await.unwrap_err();
             write_on(conn).await?;
@@ -223,14 +222,18 @@ async fn a_write_refused_after_an_escape_is_reported_as_the_escape() {
 #[tokio::test]
 async fn a_commit_by_the_closure_is_named_as_such() {
     let db = Database::new().await;
-    for deed in [Commit, SetConstraintsImmediate] {
-        let error = db
-            .idempotency()
+    let guard = match mode() {
+        Mode::Optimistic => "operations_finished_before_commit",
+        _ => "keys_finished_before_commit",
+    };
+    for deed in all().filter(|deed| [Commit, SetConstraintsImmediate].contains(deed)) {
+        let error = hardened(&db)
+            .await
             .execute(&operation(), async |conn| commit_deed(conn, deed).await)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}");
-        assert!(error.to_string().contains("keys_finished_before_commit"), "{deed:?}: {error}");
+        assert!(error.to_string().contains(guard), "{deed:?}: {error}");
         db.assert_untouched().await;
     }
 }
@@ -283,7 +286,7 @@ async fn a_raw_begin_inside_of_the_transaction_is_harmless() {
 #[tokio::test]
 async fn a_committed_pending_row_is_never_run_nor_replayed_nor_taken_over_nor_purged() {
     let db = Database::new().await;
-    let idempotency = db.idempotency();
+    let idempotency = Idempotency::new(db.pool.clone());
     sqlx::raw_sql("ALTER TABLE pgonce.keys DROP CONSTRAINT keys_finished_before_commit")
         .execute(&db.pool)
         .await
@@ -293,10 +296,7 @@ async fn a_committed_pending_row_is_never_run_nor_replayed_nor_taken_over_nor_pu
     assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "reported without the guard too: {error}");
     sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
 
-    let error = idempotency
-        .execute(&operation(), async |_| -> Result<(), Error> { panic!("must not run") })
-        .await
-        .unwrap_err();
+    let error = idempotency.execute(&operation(), must_not_run::<()>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AtomicityViolation);
     let text = error.to_string();
     assert!(text.contains("pgonce.readable_keys") && text.contains("delete it"), "{text}");
@@ -329,13 +329,19 @@ async fn an_operation_that_executes_itself_is_refused() {
     let db = Database::new().await;
     let idempotency = db.idempotency();
     // On another connection it is simply in flight.
-    let error = idempotency
+    let nested = idempotency
         .execute(&operation(), async |_| {
             idempotency.execute(&operation(), async |_| Ok::<_, Error>(())).await.map(drop)
         })
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InFlight);
+        .await;
+    match mode() {
+        // The inner one is the first to claim.
+        Mode::Optimistic => {
+            assert!(nested.unwrap().is_replayed());
+            sqlx::raw_sql("TRUNCATE pgonce.keys").execute(&db.pool).await.unwrap();
+        }
+        _ => assert_eq!(nested.unwrap_err().kind(), ErrorKind::InFlight),
+    }
     // In the same transaction it would wait for itself.
     let error = idempotency
         .execute(&operation(), async |conn| {
@@ -351,7 +357,7 @@ async fn an_operation_that_executes_itself_is_refused() {
 #[tokio::test]
 async fn a_panic_rolls_back_closes_the_connection_and_frees_the_key() {
     let db = Database::new().await;
-    let idempotency = Idempotency::new(db.pool_of(1));
+    let idempotency = support::on(db.pool_of(1));
     let pid = async |idempotency: &Idempotency| {
         sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(idempotency.pool()).await.unwrap()
     };
@@ -376,8 +382,8 @@ async fn a_panic_rolls_back_closes_the_connection_and_frees_the_key() {
 #[tokio::test]
 async fn an_escape_does_not_leave_its_connection_in_the_pool() {
     let db = Database::new().await;
-    for deed in ALL {
-        let idempotency = Idempotency::new(db.pool_of(1));
+    for deed in undone() {
+        let idempotency = support::on(db.pool_of(1));
         let failed = idempotency
             .execute(&operation(), async |conn| {
                 commit_deed(conn, deed).await?;
@@ -397,7 +403,7 @@ async fn an_escape_does_not_leave_its_connection_in_the_pool() {
 #[tokio::test]
 async fn statements_that_are_mixed_up_are_named_as_such() {
     let db = Database::new().await;
-    let idempotency = pgonce::Idempotency::new(db.pool_of(1));
+    let idempotency = support::on(db.pool_of(1));
     idempotency.execute(&operation(), async |conn| support::charge(conn, 42).await).await.unwrap();
 
     // As behind a pooler: what was prepared is no longer there.

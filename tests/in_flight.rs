@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgonce::{Error, ErrorKind, Idempotency, InFlight, Isolation, Operation, Outcome};
-use support::{Database, charge, key, operation, scope};
+use support::{Database, charge, key, must_not_run, operation, scope};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::JoinSet;
 
@@ -31,10 +31,6 @@ async fn running(idempotency: Idempotency, operation: Operation) -> Running {
     });
     is_inside.await.expect("the first call must get inside of its closure");
     Running { go_on, call }
-}
-
-async fn must_not_run(_: &mut sqlx::PgConnection) -> Result<i64, Error> {
-    panic!("a duplicate must not run")
 }
 
 #[tokio::test]
@@ -86,8 +82,10 @@ async fn reject_answers_while_the_first_is_still_running() {
     for _ in 0..3 {
         // Not a measurement of speed: one that waits for the first would wait for ever.
         let operation = operation();
-        let call =
-            tokio::time::timeout(Duration::from_secs(60), idempotency.execute(&operation, must_not_run));
+        let call = tokio::time::timeout(
+            Duration::from_secs(60),
+            idempotency.execute(&operation, must_not_run::<i64>),
+        );
         let error = call.await.expect("it must not wait for the first").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InFlight);
         assert!(error.is_retryable());
@@ -100,12 +98,15 @@ async fn reject_answers_while_the_first_is_still_running() {
     assert!(idempotency.find(&scope(), &key("order-1")).await.unwrap().is_none(), "nothing is visible yet");
     // Other parameters cannot be told apart before the first has committed; afterwards they are.
     let other = Operation::new(scope(), key("order-1")).with_params(&43).unwrap();
-    assert_eq!(idempotency.execute(&other, must_not_run).await.unwrap_err().kind(), ErrorKind::InFlight);
+    assert_eq!(
+        idempotency.execute(&other, must_not_run::<i64>).await.unwrap_err().kind(),
+        ErrorKind::InFlight
+    );
 
     first.go_on.send(Ok(())).unwrap();
     let id = first.call.await.unwrap().unwrap().into_inner();
-    assert_eq!(idempotency.execute(&operation(), must_not_run).await.unwrap(), Outcome::Replayed(id));
-    let error = idempotency.execute(&other, must_not_run).await.unwrap_err();
+    assert_eq!(idempotency.execute(&operation(), must_not_run::<i64>).await.unwrap(), Outcome::Replayed(id));
+    let error = idempotency.execute(&other, must_not_run::<i64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
     db.assert_charged_once().await;
 }
@@ -153,9 +154,9 @@ async fn sixty_four_waiting_duplicates_do_not_starve_the_first_on_a_pool_of_four
         duplicates.spawn(async move {
             // Each has found the key in flight once before it starts to wait.
             let reject = idempotency.clone().with_in_flight(InFlight::Reject);
-            let error = reject.execute(&operation(), must_not_run).await.unwrap_err();
+            let error = reject.execute(&operation(), must_not_run::<i64>).await.unwrap_err();
             looked.send(error.kind()).unwrap();
-            idempotency.execute(&operation(), must_not_run).await
+            idempotency.execute(&operation(), must_not_run::<i64>).await
         });
     }
     for _ in 0..64 {
@@ -178,7 +179,7 @@ async fn waiting_holds_no_connection() {
     let duplicates = Idempotency::new(db.pool_of(1)).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
     let duplicate = tokio::spawn({
         let duplicates = duplicates.clone();
-        async move { duplicates.execute(&operation(), must_not_run).await }
+        async move { duplicates.execute(&operation(), must_not_run::<i64>).await }
     });
     // Its single connection can be had again and again while it waits.
     for _ in 0..10 {
@@ -199,7 +200,7 @@ async fn the_total_wait_is_bounded() {
     let limit = Duration::from_millis(300);
     let waiting = db.idempotency().with_in_flight(InFlight::Wait(limit));
     let started = Instant::now();
-    let error = waiting.execute(&operation(), must_not_run).await.unwrap_err();
+    let error = waiting.execute(&operation(), must_not_run::<i64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InFlight);
     assert!(started.elapsed() >= limit, "it must wait as long as it is told: {:?}", started.elapsed());
     // Not a measurement of speed: without a bound it would never end.
@@ -214,11 +215,12 @@ async fn the_policy_of_the_operation_comes_before_the_general_one() {
     let first = running(db.idempotency(), operation()).await;
     let hour = InFlight::Wait(Duration::from_secs(3600));
     let rejects = operation().with_in_flight(InFlight::Reject);
-    let error = db.idempotency().with_in_flight(hour).execute(&rejects, must_not_run).await.unwrap_err();
+    let error =
+        db.idempotency().with_in_flight(hour).execute(&rejects, must_not_run::<i64>).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InFlight);
     let waits = tokio::spawn({
         let idempotency = db.idempotency();
-        async move { idempotency.execute(&operation().with_in_flight(hour), must_not_run).await }
+        async move { idempotency.execute(&operation().with_in_flight(hour), must_not_run::<i64>).await }
     });
     first.go_on.send(Ok(())).unwrap();
     first.call.await.unwrap().unwrap();
@@ -233,7 +235,7 @@ async fn the_wait_is_bounded_when_the_pool_is_exhausted_too() {
     let pool = waiting.pool().clone();
     let duplicate = tokio::spawn(async move {
         let started = Instant::now();
-        (waiting.execute(&operation(), must_not_run).await, started.elapsed())
+        (waiting.execute(&operation(), must_not_run::<i64>).await, started.elapsed())
     });
     // The duplicate has looked at least once; then somebody takes its pool's only connection and keeps it.
     db.wait_until(

@@ -3,7 +3,7 @@
 mod support;
 
 use pgonce::testing::{Edge, Fault, Proxy, Side};
-use pgonce::{Error, ErrorKind, Idempotency};
+use pgonce::{Error, ErrorKind};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use support::{Database, charge, operation};
@@ -16,7 +16,7 @@ async fn a_connection_that_is_lost_at_a_nested_begin_is_no_violation() {
         message.side == Side::Client && message.label.starts_with("Query: SAVEPOINT")
     });
     let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(proxy.options());
-    let idempotency = Idempotency::new(pool);
+    let idempotency = support::on(pool);
     let nests = async |conn: &mut PgConnection| {
         charge(conn, 42).await?;
         conn.begin().await?.commit().await?;

@@ -5,7 +5,7 @@ mod support;
 use pgonce::{Claim, Error, ErrorKind, Operation, Outcome, State};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, Executor};
-use support::{Database, charge, key, operation, scope};
+use support::{Database, charge, key, must_not_run, operation, scope};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Declined {
@@ -14,10 +14,6 @@ struct Declined {
 
 fn declined() -> Declined {
     Declined { reason: "do not honor".into() }
-}
-
-async fn must_not_run(_: &mut sqlx::PgConnection) -> Result<Result<i64, Declined>, Error> {
-    panic!("a retry must not run")
 }
 
 #[tokio::test]
@@ -36,7 +32,7 @@ async fn a_recorded_failure_undoes_the_writes_and_is_replayed() {
     assert_eq!(db.balance("alice").await, 1000);
 
     assert_eq!(
-        idempotency.execute_recording(&operation(), must_not_run).await.unwrap(),
+        idempotency.execute_recording(&operation(), must_not_run::<Result<i64, Declined>>).await.unwrap(),
         Outcome::Replayed(Err(declined()))
     );
     let record = idempotency.find(&scope(), &key("order-1")).await.unwrap().unwrap();
@@ -57,7 +53,7 @@ async fn a_success_is_kept_and_replayed() {
         .unwrap();
     let Outcome::Executed(Ok(id)) = first else { panic!("{first:?}") };
     assert_eq!(
-        idempotency.execute_recording(&operation(), must_not_run).await.unwrap(),
+        idempotency.execute_recording(&operation(), must_not_run::<Result<i64, Declined>>).await.unwrap(),
         Outcome::Replayed(Ok(id))
     );
     // The plain call replays it as well: it is a result like any other.
@@ -130,7 +126,10 @@ async fn savepoints_that_the_closure_left_open_are_undone_with_a_failure() {
     assert_eq!(outcome, Outcome::Executed(Err(declined())));
     assert_eq!(db.count("ledger").await, 0);
     assert_eq!(
-        db.idempotency().execute_recording(&operation(), must_not_run).await.unwrap(),
+        db.idempotency()
+            .execute_recording(&operation(), must_not_run::<Result<i64, Declined>>)
+            .await
+            .unwrap(),
         Outcome::Replayed(Err(declined()))
     );
 }

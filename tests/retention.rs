@@ -62,7 +62,7 @@ async fn a_takeover_that_fails_leaves_the_expired_row_as_it_was() {
 #[tokio::test]
 async fn a_takeover_cannot_be_committed_half_done_either() {
     let db = Database::new().await;
-    let idempotency = db.idempotency();
+    let idempotency = Idempotency::new(db.pool.clone());
     idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     expire_all(&db).await;
     let error = idempotency
@@ -81,7 +81,7 @@ async fn a_takeover_cannot_be_committed_half_done_either() {
 async fn of_many_takers_one_executes() {
     let db = Database::new().await;
     for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
-        let idempotency = Idempotency::new(db.pool_of(16))
+        let idempotency = support::on(db.pool_of(16))
             .with_isolation(isolation)
             .with_in_flight(InFlight::Wait(Duration::from_secs(60)))
             .with_max_attempts(50);

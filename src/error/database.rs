@@ -5,8 +5,10 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::Error;
 
-/// What refuses to commit a pending row, and a message before its finish; see `migrations/`.
-const GUARDS: [&str; 2] = ["keys_finished_before_commit", "messages_finished_before_commit"];
+/// What refuses to commit a pending row, a message before its finish, and an optimistic operation before its result; see
+/// `migrations/`.
+const GUARDS: [&str; 3] =
+    ["keys_finished_before_commit", "messages_finished_before_commit", "operations_finished_before_commit"];
 
 const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
     `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
@@ -24,8 +26,9 @@ const LOST_AT_COMMIT: &str =
     "the connection was lost at COMMIT, and nothing was committed; make the same call again";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
-const GUARDED: &str = "a COMMIT was refused while a key was pending or a message unfinished, or the constraint of pgonce.keys by which \
-    it was refused (keys_finished_before_commit, messages_finished_before_commit) was made immediate; leave COMMIT to pgonce, do \
+const GUARDED: &str = "a COMMIT was refused while a key was pending, a message unfinished or a result not stored, or the constraint of \
+    pgonce.keys by which it was refused (keys_finished_before_commit, messages_finished_before_commit; in optimistic mode \
+    operations_finished_before_commit) was made immediate; leave COMMIT to pgonce, do \
     not drop the future of a nested `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
     committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened (`Idempotency::connect`)";
 const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` \
@@ -58,8 +61,8 @@ impl Error {
         let hint = match code.as_str() {
             // in_failed_sql_transaction
             "25P02" => return Self::atomicity(SWALLOWED, Some(error)),
-            // no_active_sql_transaction, invalid_savepoint_specification
-            "25P01" | "3B001" => return Self::left_the_transaction(Some(error)),
+            // no_active_sql_transaction, invalid_savepoint_specification, invalid_cursor_name
+            "25P01" | "3B001" | "34000" => return Self::left_the_transaction(Some(error)),
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
             "42P01" | "42703" | "42883" | "3F000" => return Self::not_migrated(&error),
             // check_violation: an older schema refuses what this release writes.
@@ -79,11 +82,13 @@ impl Error {
         Self::NotMigrated { missing: vec![format!("{NOT_MIGRATED} ({})", Described(error))] }
     }
 
-    /// An error of BEGIN. A standby refuses READ WRITE with 0A000, feature_not_supported.
+    /// An error of BEGIN, and of what is sent with it. A standby refuses READ WRITE with 0A000, feature_not_supported.
     pub(crate) fn of_begin(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(DatabaseError::code);
-        let hint = (code.as_deref() == Some("0A000")).then_some(READ_ONLY);
-        Self::Database { source: error, hint }
+        match code.as_deref() {
+            Some("0A000") => Self::Database { source: error, hint: Some(READ_ONLY) },
+            _ => Self::of_statement(error),
+        }
     }
 
     /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard; where the finish is sent
@@ -96,6 +101,8 @@ impl Error {
         let is_of_finish = match database.code().unwrap_or_default().as_ref() {
             // no_active_sql_transaction, in_failed_sql_transaction
             "25P01" | "25P02" => true,
+            // invalid_cursor_name
+            "34000" => database.message().contains("pgonce_open"),
             // insufficient_privilege, undefined_function, invalid_schema_name: ours, or of a trigger of the closure's tables.
             "42501" | "42883" | "3F000" => {
                 ["finish", "pgonce"].iter().any(|ours| database.message().contains(ours))

@@ -45,9 +45,10 @@ impl Inbox {
     ) -> Result<(Sorted, Option<Claimed>), Error> {
         let mut transaction = self.idempotency.begin(self.idempotency.isolation).await?;
         match self.sort(&mut transaction, messages, part).await {
-            Ok((sorted, Some(owner))) => {
-                Ok((sorted, Some(Claimed::new(transaction, owner, self.idempotency.clone(), call.clone()))))
-            }
+            Ok((sorted, Some(owner))) => Ok((
+                sorted,
+                Some(Claimed::new(transaction, owner, self.idempotency.clone(), call.clone(), None)),
+            )),
             Ok((sorted, None)) => {
                 transaction.rollback().await;
                 Ok((sorted, None))

@@ -12,11 +12,11 @@ use crate::{Error, Fingerprint, IdempotencyKey, Scope};
 /// so that a duplicate assigns none.)
 pub(super) const CLAIM: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, created_at, completed_at, expires_at)
-SELECT $1, $2, $3, $4, 'completed', clock, clock, clock + $5 * interval '1 microsecond'
-FROM pg_catalog.clock_timestamp() AS clock
+SELECT $1, $2, $3, $4, 'completed', pg_catalog.statement_timestamp(), pg_catalog.statement_timestamp(),
+       pg_catalog.statement_timestamp() + $5 * interval '1 microsecond'
 WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_catalog.pg_current_xact_id()::text, false, expires_at";
+RETURNING pg_catalog.pg_current_xact_id()::text, expires_at";
 
 pub(super) const TAKE_OVER: &str = "\
 UPDATE pgonce.keys
@@ -24,7 +24,7 @@ SET fingerprint = $3, attempt = $4, state = 'completed', unfinished = NULL, resu
     transaction_id = NULL, created_at = clock, completed_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
-RETURNING pg_catalog.pg_current_xact_id()::text, false, keys.expires_at";
+RETURNING pg_catalog.pg_current_xact_id()::text, keys.expires_at";
 
 /// Inserts the rows of a batch, in the order of their keys: of two batches that overlap one waits for the other, and
 /// never each for the other. One row for each that was inserted.
@@ -131,7 +131,9 @@ impl Batch<'_> {
             Some((key, transaction_id, expires_at)) => Some(Owner {
                 scope: self.scope.clone(),
                 key: IdempotencyKey::try_from(key.as_str())?,
+                fingerprint: Fingerprint::of_nothing(),
                 attempt: self.attempt,
+                retention: self.retention.min(MAX_RETENTION),
                 expires_at: *expires_at,
                 lock: self.attempt.to_string().into(),
                 transaction_id: transaction_id.clone(),

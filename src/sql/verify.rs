@@ -20,9 +20,13 @@ WITH needed_column (name) AS (
     SELECT t.tginitdeferred AS deferred, t.tgenabled NOT IN ('O', 'A') AS disabled
     FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
     WHERE t.tgname = 'messages_finished_before_commit'
-), finish AS (
-    SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = 'pgonce' AND p.proname = 'finish'
+), needed_function (name) AS (
+    VALUES ('finish'), ('refuse_commit')
+), function AS (
+    SELECT p.oid, p.proname AS name FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN needed_function ON needed_function.name = p.proname
+    WHERE n.nspname = 'pgonce'
 )
 SELECT 'table pgonce.keys is missing' AS problem,
        'call `pgonce::migrate(&pool)` as the owner of the database, or run `sqlx migrate run` in the folder of the '
@@ -61,22 +65,22 @@ UNION ALL
 SELECT 'the trigger messages_finished_before_commit is missing or not deferred',
        'nothing keeps an unfinished message from being committed: apply the migrations of this release with '
        '`pgonce::migrate(&pool)` or `sqlx migrate run`; where they are applied, restore it with '
-       'CREATE CONSTRAINT TRIGGER messages_finished_before_commit AFTER INSERT OR UPDATE OF state ON pgonce.keys '
-       'DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = ''completed'' AND NEW.result IS NULL) '
+       'CREATE CONSTRAINT TRIGGER messages_finished_before_commit AFTER INSERT OR UPDATE OF fingerprint ON pgonce.keys '
+       'DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.result IS NULL AND NEW.unfinished IS NULL) '
        'EXECUTE FUNCTION pgonce.refuse_unfinished()', 'guards'
 FROM keys
 WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred)
 UNION ALL
-SELECT 'the function pgonce.finish is missing',
-       'no message can be committed: apply the migrations of this release with `pgonce::migrate(&pool)` or '
-       '`sqlx migrate run`', 'schema'
-FROM keys
-WHERE NOT EXISTS (SELECT FROM finish)
+SELECT pg_catalog.format('the function pgonce.%s is missing', needed_function.name),
+       CASE needed_function.name WHEN 'finish' THEN 'no message can be committed' ELSE 'no call in optimistic mode can begin' END
+       || ': apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`', 'schema'
+FROM needed_function, keys
+WHERE NOT EXISTS (SELECT FROM function WHERE function.name = needed_function.name)
 UNION ALL
-SELECT pg_catalog.format('role %I lacks EXECUTE on function pgonce.finish', current_user),
-       pg_catalog.format('GRANT EXECUTE ON FUNCTION pgonce.finish TO %I', current_user), 'grants'
-FROM finish
-WHERE NOT pg_catalog.has_function_privilege(finish.oid, 'EXECUTE')
+SELECT pg_catalog.format('role %I lacks EXECUTE on function pgonce.%s', current_user, function.name),
+       pg_catalog.format('GRANT EXECUTE ON FUNCTION pgonce.%s TO %I', function.name, current_user), 'grants'
+FROM function
+WHERE NOT pg_catalog.has_function_privilege(function.oid, 'EXECUTE')
 UNION ALL
 SELECT pg_catalog.format('pgonce.keys has the trigger %I', t.tgname),
        pg_catalog.format('it fires before, and may change or hide rows: DROP TRIGGER %I ON pgonce.keys', t.tgname), 'guards'

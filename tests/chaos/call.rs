@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgonce::{Claim, Error, ErrorKind, Idempotency, Isolation, Operation, Outcome, Record, Scope, State};
+use pgonce::{
+    Claim, Error, ErrorKind, Idempotency, Isolation, Mode, Operation, Outcome, Record, Scope, State,
+};
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -34,6 +36,7 @@ impl Caller {
             retention: retention.as_micros() as i64,
             api: with.api,
             deed: with.deed,
+            optimistic: with.mode == Mode::Optimistic,
             cancels: with.cancel.is_some(),
             at: now(),
         }));
@@ -62,7 +65,7 @@ impl Caller {
     }
 
     async fn make(&self, operation: &Operation, work: &Work<'_>, with: &Try) -> Answer {
-        let idempotency = self.idempotency.clone().with_isolation(with.isolation);
+        let idempotency = self.idempotency.clone().with_isolation(with.isolation).with_mode(with.mode);
         let plain = async |conn: &mut PgConnection| work.run_plain(conn).await;
         match with.api {
             Api::Execute => told(idempotency.execute(operation, plain).await),

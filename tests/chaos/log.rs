@@ -41,6 +41,8 @@ pub struct Start {
     pub retention: Micros,
     pub api: Api,
     pub deed: Deed,
+    /// Whether it may run its closure in vain.
+    pub optimistic: bool,
     pub cancels: bool,
     pub at: Micros,
 }

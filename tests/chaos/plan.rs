@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use pgonce::testing::{Edge, Fault};
-use pgonce::{InFlight, Isolation};
+use pgonce::{InFlight, Isolation, Mode};
 use serde::{Deserialize, Serialize};
 
 pub const CLIENTS: usize = 6;
@@ -88,6 +88,7 @@ pub struct Try {
     pub api: Api,
     pub deed: Deed,
     pub isolation: Isolation,
+    pub mode: Mode,
     pub in_flight: InFlight,
     /// Which of two requests it is that use the same key: 0, as a rule.
     pub variant: u8,
@@ -151,13 +152,18 @@ impl Try {
             6..8 => Isolation::RepeatableRead,
             _ => Isolation::Serializable,
         };
+        let mode = match rng.u64(0..10) {
+            0..5 => Mode::ClaimFirst,
+            5..7 => Mode::LookFirst,
+            _ => Mode::Optimistic,
+        };
         let wait = millis(rng, 50..800);
         let in_flight = if rng.bool() { InFlight::Wait(wait) } else { InFlight::Reject };
         let variant = u8::from(rng.u64(0..100) < 4);
         let after = millis(rng, 0..40);
         let cancel = (rng.u64(0..100) < 10).then_some(after);
         let dawdle = if rng.u64(0..100) < 30 { millis(rng, 0..40) } else { Duration::ZERO };
-        Self { api, deed, isolation, in_flight, variant, cancel, dawdle }
+        Self { api, deed, isolation, mode, in_flight, variant, cancel, dawdle }
     }
 
     /// An ordinary call, at the end of the run.
@@ -166,6 +172,7 @@ impl Try {
             api: Api::Execute,
             deed: Deed::Pays,
             isolation: Isolation::ReadCommitted,
+            mode: Mode::ClaimFirst,
             in_flight: InFlight::Reject,
             variant: 0,
             cancel: None,

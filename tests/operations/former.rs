@@ -1,4 +1,4 @@
-//! What the release before migration 3 says to the database, word for word: of operations since schema version 1, of
+//! What the releases before migration 4 say to the database, word for word: of operations since schema version 1, of
 //! messages since version 2. A shipped conversation is never edited, since somewhere it is still being held.
 
 use std::time::Duration;

@@ -110,31 +110,6 @@ async fn every_guard_holds_in_every_partition() {
                 ),
                 "messages_finished_before_commit",
             ),
-            (
-                format!(
-                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'failed', NULL, NULL, NULL"
-                ),
-                "keys_state",
-            ),
-            (
-                format!(
-                    "'s', repeat('k', {}), {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL",
-                    256 + n
-                ),
-                "keys_key_length",
-            ),
-            (
-                format!(
-                    "'s', 'k{n}', 'short', gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"
-                ),
-                "keys_fingerprint_length",
-            ),
-            (
-                format!(
-                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, 'json'"
-                ),
-                "keys_result_has_format",
-            ),
         ] {
             let insert = format!("INSERT INTO pgonce.keys ({columns}) VALUES ({values})");
             let error = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&db.pool).await.expect_err(constraint);

@@ -1,7 +1,7 @@
 //! What a careless closure can do to its transaction.
 
 use futures_util::FutureExt;
-use pgonce::Error;
+use pgonce::{Error, Mode};
 use sqlx::{Connection, Executor, PgConnection};
 
 /// What the closure does after its charge of 42.
@@ -37,6 +37,18 @@ pub const ALL: [Deed; 11] = [
     CancelNestedBegin,
     ForgetNested,
 ];
+
+/// In optimistic mode there is no constraint that could be made immediate.
+pub fn all() -> impl Iterator<Item = Deed> {
+    ALL.into_iter().filter(|deed| *deed != SetConstraintsImmediate || super::mode() != Mode::Optimistic)
+}
+
+/// Those that leave nothing of what was before them, on a plain pool. In optimistic mode nothing there refuses a COMMIT.
+pub fn undone() -> impl Iterator<Item = Deed> {
+    all().filter(|deed| !COMMITS.contains(deed) || super::mode() != Mode::Optimistic)
+}
+
+pub const COMMITS: [Deed; 3] = [Commit, CommitAndChain, CommitSwallowed];
 
 pub async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
     super::charge(conn, 42).await?;

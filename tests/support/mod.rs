@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::future::poll_fn;
-use pgonce::{Idempotency, IdempotencyKey, Operation, Scope};
+use pgonce::{Idempotency, IdempotencyKey, Mode, Operation, Scope};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use throwaway_postgres::Server;
@@ -120,7 +120,7 @@ impl Database {
     }
 
     pub fn idempotency(&self) -> Idempotency {
-        Idempotency::new(self.pool.clone())
+        on(self.pool.clone())
     }
 
     pub async fn balance(&self, account: &str) -> i64 {
@@ -242,6 +242,28 @@ async fn connect_to_server() -> PgConnection {
         .connect()
         .await
         .expect("connect to the server")
+}
+
+/// On this pool, in the mode whose tests these are.
+pub fn on(pool: PgPool) -> Idempotency {
+    Idempotency::new(pool).with_mode(mode())
+}
+
+/// `tests/optimistic` takes the tests of other binaries as its modules, and this module with each.
+pub fn mode() -> Mode {
+    if module_path!().starts_with("optimistic::") { Mode::Optimistic } else { Mode::ClaimFirst }
+}
+
+/// The closure of a call that is answered by an earlier one. In optimistic mode it runs, and its failure does not show.
+pub async fn must_not_run<T>(conn: &mut PgConnection) -> Result<T, pgonce::Error> {
+    runs_in_vain(conn).await?;
+    Err(sqlx::Error::WorkerCrashed.into())
+}
+
+/// The same, and it succeeds.
+pub async fn runs_in_vain(conn: &mut PgConnection) -> Result<(), pgonce::Error> {
+    assert_eq!(mode(), Mode::Optimistic, "it must not run");
+    charge(conn, 13).await.map(drop)
 }
 
 pub fn scope() -> Scope {

@@ -12,6 +12,9 @@ WITH relation AS (
     SELECT c.oid, c.relname, n.oid AS schema
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'pgonce'
+), function (name) AS (
+    SELECT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'pgonce'
 ), wanted (relname, privilege) AS (
     VALUES ('keys', 'SELECT'), ('keys', 'UPDATE'), ('keys', 'DELETE'), ('evictions', 'SELECT'), ('evictions', 'INSERT')
 ), missing (privilege) AS (
@@ -31,12 +34,14 @@ SELECT current_user::text AS role, pg_catalog.quote_ident(current_user) AS quote
        pg_catalog.clock_timestamp() AS clock,
        pg_catalog.pg_backend_pid() AS pid,
        CASE WHEN NOT EXISTS (SELECT FROM relation WHERE relname = 'keys') THEN 0::bigint
-            WHEN NOT EXISTS (
-                SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                WHERE n.nspname = 'pgonce' AND p.proname = 'finish'
-            ) THEN 1
+            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'finish') THEN 1
             WHEN NOT EXISTS (SELECT FROM relation WHERE relname = 'evictions') THEN 2
-            ELSE 3 END AS schema,
+            WHEN EXISTS (
+                SELECT FROM pg_catalog.pg_constraint c JOIN relation ON relation.oid = c.conrelid
+                WHERE relation.relname = 'keys' AND c.conname = 'keys_state'
+            ) THEN 3
+            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'refuse_commit') THEN 4
+            ELSE 5 END AS schema,
        EXISTS (SELECT FROM relation WHERE relname = '_sqlx_migrations') AS noted,
        EXISTS (
            SELECT FROM relation

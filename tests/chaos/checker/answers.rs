@@ -181,8 +181,8 @@ fn compare<'e>(
     Some(execution)
 }
 
-/// Once somebody was told of a success, nobody who calls later runs the closure, finds nothing or waits for it, as long as
-/// it is remembered.
+/// Once somebody was told of a success, nobody who calls later runs the closure (except in vain, in optimistic mode), finds
+/// nothing or waits for it, as long as it is remembered.
 fn done_is_done(calls: &HashMap<Uuid, Call<'_>>, executions: &[Execution], complaints: &mut Complaints) {
     let mut of_key: HashMap<&str, Vec<&Call<'_>>> = HashMap::new();
     let mut told_of: HashMap<Uuid, Micros> = HashMap::new();
@@ -204,7 +204,7 @@ fn done_is_done(calls: &HashMap<Uuid, Call<'_>>, executions: &[Execution], compl
         let calls = of_key.get(execution.key.as_str()).map_or(&[][..], Vec::as_slice);
         let later = calls.partition_point(|call| call.start.at <= *told);
         for call in calls[later..].iter().take_while(|call| call.start.at < end) {
-            let ran = call.runs.iter().any(|(_, at)| *at < end);
+            let ran = !call.start.optimistic && call.runs.iter().any(|(_, at)| *at < end);
             let blind = matches!(call.end, Some((at, Answer::InFlight | Answer::NotFound)) if at < end);
             complaints.unless(!ran && !blind, Promise::DoneIsDone, || {
                 format!(

@@ -19,9 +19,11 @@ pub fn executions(evidence: &Evidence, complaints: &mut Complaints) -> Vec<Execu
         if change.before.as_ref().is_some_and(same) {
             continue; // asked for after a lost COMMIT
         }
-        let claim = claims.get(&(change.xid.as_str(), after.key.as_str()));
+        let claim = claims.get(&(change.xid.as_str(), after.key.as_str())).copied();
         let claim =
             claim.filter(|claim| claim.after.as_ref().is_some_and(|row| row.attempt == after.attempt));
+        // In optimistic mode the finished row is the claim.
+        let claim = if change.before.is_none() { Some(change) } else { claim };
         complaints.unless(claim.is_some(), Promise::Together, || {
             format!(
                 "attempt {} finished {} in another transaction than it was claimed",

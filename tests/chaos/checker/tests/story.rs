@@ -86,7 +86,8 @@ impl Story {
     pub fn starts(&mut self, key: &str, at: Micros, deed: Deed) -> Uuid {
         let call = Uuid::new_v4();
         let (key, api, retention) = (key.to_owned(), Api::Execute, 5 * SECOND);
-        let start = Start { call, key, variant: 0, retention, api, deed, cancels: false, at };
+        let start =
+            Start { call, key, variant: 0, retention, api, deed, optimistic: false, cancels: false, at };
         self.log.entries.push(Entry::Start(start));
         call
     }

@@ -1,0 +1,3 @@
+-- Undoes 0005_optimistic.up.sql.
+
+DROP FUNCTION pgonce.refuse_commit();

@@ -1,0 +1,285 @@
+//! Calls for one key in one process: the first one asks the database, the others hear of it.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Mode, Operation, Outcome};
+use sqlx::PgPool;
+use support::{Database, charge, key, must_not_run, operation, scope};
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+const MINUTE: InFlight = InFlight::Wait(Duration::from_secs(60));
+
+/// A call inside of its closure, until it is told how to end.
+async fn inside(
+    idempotency: &Idempotency,
+    operation: Operation,
+) -> (oneshot::Sender<Result<(), &'static str>>, JoinHandle<anyhow::Result<Outcome<i64>>>) {
+    let (entered, is_inside) = oneshot::channel();
+    let (go_on, told) = oneshot::channel::<Result<(), &str>>();
+    let idempotency = idempotency.clone();
+    let call = tokio::spawn(async move {
+        let closure = async |conn: &mut sqlx::PgConnection| {
+            let id = charge(conn, 42).await?;
+            entered.send(()).ok();
+            told.await?.map_err(anyhow::Error::msg)?;
+            anyhow::Ok(id)
+        };
+        idempotency.execute_once(&operation, closure).await
+    });
+    is_inside.await.expect("it must get inside of its closure");
+    (go_on, call)
+}
+
+/// Polls the runtime until nothing in it moves without being told.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// All connections of the pool are in the test's hands, so that whoever needs one waits.
+async fn without_connections<T>(pool: &PgPool, connections: u32, work: impl Future<Output = T>) -> T {
+    let mut held = Vec::new();
+    for _ in 0..connections {
+        held.push(pool.acquire().await.unwrap());
+    }
+    let value = work.await;
+    drop(held);
+    value
+}
+
+#[tokio::test]
+async fn duplicates_hear_the_result_without_a_connection() {
+    let db = Database::new().await;
+    for mode in [Mode::ClaimFirst, Mode::LookFirst, Mode::Optimistic] {
+        let operation = Operation::new(scope(), key(&format!("{mode:?}"))).with_params(&1).unwrap();
+        let idempotency = Idempotency::new(db.pool_of(1)).with_mode(mode).with_in_flight(MINUTE);
+        // It has the pool's only connection.
+        let (go_on, first) = inside(&idempotency, operation.clone()).await;
+        let mut duplicates = JoinSet::new();
+        for _ in 0..64 {
+            let (idempotency, operation) = (idempotency.clone(), operation.clone());
+            duplicates.spawn(async move { idempotency.execute(&operation, must_not_run::<i64>).await });
+        }
+        settle().await;
+        go_on.send(Ok(())).unwrap();
+        let id = first.await.unwrap().unwrap().into_inner();
+        let heard = without_connections(idempotency.pool(), 1, duplicates.join_all()).await;
+        assert_eq!(heard.len(), 64);
+        assert!(heard.into_iter().all(|heard| heard.unwrap() == Outcome::Replayed(id)), "{mode:?}");
+    }
+    assert_eq!(db.count("ledger").await, 3);
+}
+
+#[tokio::test]
+async fn what_is_heard_is_what_the_database_holds() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    for records in [false, true] {
+        let operation = Operation::new(scope(), key(if records { "failed" } else { "completed" }));
+        let Claim::Claimed(claimed) = idempotency.claim(&operation).await.unwrap() else { panic!("fresh") };
+        let duplicate = tokio::spawn({
+            let (idempotency, operation) = (idempotency.clone(), operation.clone());
+            async move { idempotency.claim(&operation).await }
+        });
+        settle().await;
+        if records {
+            claimed.recording().await.unwrap().fail("declined").await.unwrap();
+        } else {
+            claimed.complete("paid").await.unwrap();
+        }
+        let Claim::Replayed(heard) = duplicate.await.unwrap().unwrap() else { panic!("it was committed") };
+        let stored = idempotency.find(operation.scope(), operation.key()).await.unwrap().unwrap();
+        assert_eq!(format!("{heard:?}"), format!("{stored:?}"));
+        assert_eq!(heard.result_bytes(), stored.result_bytes());
+        assert_eq!(heard.fingerprint(), stored.fingerprint());
+    }
+}
+
+#[tokio::test]
+async fn of_many_at_once_who_reject_one_asks() {
+    let db = Database::new().await;
+    // The first one has the only connection until the others have been answered.
+    let idempotency = Idempotency::new(db.pool_of(1));
+    let (go_on, told) = tokio::sync::watch::channel(false);
+    let mut calls = JoinSet::new();
+    for _ in 0..64 {
+        let (idempotency, mut told) = (idempotency.clone(), told.clone());
+        calls.spawn(async move {
+            let closure = async |conn: &mut sqlx::PgConnection| {
+                told.wait_for(|go_on| *go_on).await.expect("it is told");
+                charge(conn, 42).await
+            };
+            idempotency.execute_once(&operation(), closure).await
+        });
+    }
+    for _ in 0..63 {
+        let error = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InFlight);
+    }
+    go_on.send(true).unwrap();
+    assert!(!calls.join_next().await.unwrap().unwrap().unwrap().is_replayed());
+    db.assert_charged_once().await;
+}
+
+/// What the first one has found out may be true no longer: a connection that is lost frees the key, whatever the closure does.
+#[tokio::test]
+async fn who_comes_later_does_not_believe_that_the_first_one_still_runs() {
+    let db = Database::new().await;
+    for policy in [InFlight::Reject, MINUTE] {
+        let operation = Operation::new(scope(), key(&format!("{policy:?}").replace(['(', ')'], "_")));
+        let idempotency = db.idempotency().with_in_flight(policy);
+        let (go_on, first) = inside(&idempotency, operation.clone()).await;
+        db.kill_open_transactions().await;
+        let again = idempotency.execute(&operation, async |conn| charge(conn, 42).await).await.unwrap();
+        assert!(!again.is_replayed(), "{policy:?}");
+        assert!(!first.is_finished());
+        go_on.send(Ok(())).unwrap();
+        first.await.unwrap().unwrap_err();
+    }
+    assert_eq!(db.count("ledger").await, 2);
+}
+
+#[tokio::test]
+async fn when_the_first_one_fails_exactly_one_of_the_others_runs() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    let (go_on, first) = inside(&idempotency, operation()).await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let mut duplicates = JoinSet::new();
+    for _ in 0..64 {
+        let (idempotency, runs) = (idempotency.clone(), runs.clone());
+        duplicates.spawn(async move {
+            let closure = async |conn: &mut sqlx::PgConnection| {
+                runs.fetch_add(1, SeqCst);
+                charge(conn, 42).await
+            };
+            idempotency.execute(&operation(), closure).await.unwrap().is_replayed()
+        });
+    }
+    settle().await;
+    go_on.send(Err("the card processor is down")).unwrap();
+    first.await.unwrap().unwrap_err();
+    let replayed = duplicates.join_all().await;
+    assert_eq!(replayed.iter().filter(|replayed| !**replayed).count(), 1);
+    assert_eq!(runs.load(SeqCst), 1);
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn when_the_first_one_is_dropped_another_one_runs() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    let (_go_on, first) = inside(&idempotency, operation()).await;
+    let duplicate = tokio::spawn({
+        let idempotency = idempotency.clone();
+        async move { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await }
+    });
+    settle().await;
+    first.abort();
+    assert!(!duplicate.await.unwrap().unwrap().is_replayed());
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn other_parameters_are_refused_when_the_first_one_has_committed() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    let (go_on, first) = inside(&idempotency, operation()).await;
+    let other = tokio::spawn({
+        let idempotency = idempotency.clone();
+        let other = Operation::new(scope(), key("order-1")).with_params(&43).unwrap();
+        async move { idempotency.execute(&other, must_not_run::<i64>).await }
+    });
+    settle().await;
+    go_on.send(Ok(())).unwrap();
+    first.await.unwrap().unwrap();
+    assert_eq!(other.await.unwrap().unwrap_err().kind(), ErrorKind::FingerprintMismatch);
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn without_retention_nothing_is_heard() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE).with_retention(Duration::ZERO);
+    let (go_on, first) = inside(&idempotency, operation()).await;
+    let duplicate = tokio::spawn({
+        let idempotency = idempotency.clone();
+        async move { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await }
+    });
+    settle().await;
+    go_on.send(Ok(())).unwrap();
+    assert!(!first.await.unwrap().unwrap().is_replayed());
+    assert!(!duplicate.await.unwrap().unwrap().is_replayed(), "it had expired when it was committed");
+}
+
+#[tokio::test]
+async fn a_key_that_another_process_has_is_asked_for_once() {
+    let db = Database::new().await;
+    let other_process = db.idempotency();
+    let (go_on, first) = inside(&other_process, operation()).await;
+    // One connection serves them all.
+    let idempotency = Idempotency::new(db.pool_of(1)).with_in_flight(MINUTE);
+    let start = Arc::new(Barrier::new(64));
+    let mut duplicates = JoinSet::new();
+    for _ in 0..64 {
+        let (idempotency, start) = (idempotency.clone(), start.clone());
+        duplicates.spawn(async move {
+            start.wait().await;
+            idempotency.execute(&operation(), must_not_run::<i64>).await
+        });
+    }
+    let rejecting = idempotency.clone().with_in_flight(InFlight::Reject);
+    let error = rejecting.execute(&operation(), must_not_run::<i64>).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InFlight);
+    go_on.send(Ok(())).unwrap();
+    let id = first.await.unwrap().unwrap().into_inner();
+    for duplicate in duplicates.join_all().await {
+        assert_eq!(duplicate.unwrap(), Outcome::Replayed(id));
+    }
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
+async fn it_can_be_switched_off() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    let (go_on, first) = inside(&idempotency, operation()).await;
+    // Asks the database, which shows in its log of statements.
+    let alone = Idempotency::new(db.pool_of(1)).with_in_flight(MINUTE).with_single_flight(false);
+    let mut duplicates = JoinSet::new();
+    for alone in [alone.clone(), alone.clone(), idempotency.clone().with_single_flight(false)] {
+        duplicates.spawn(async move { alone.execute(&operation(), must_not_run::<i64>).await });
+    }
+    db.wait_until(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+         AND query LIKE '%ROLLBACK%')",
+    )
+    .await;
+    go_on.send(Ok(())).unwrap();
+    first.await.unwrap().unwrap();
+    for duplicate in duplicates.join_all().await {
+        assert!(duplicate.unwrap().is_replayed());
+    }
+    db.assert_charged_once().await;
+}
+
+/// A nested call for the same key cannot be told apart from another client's.
+#[tokio::test]
+async fn a_closure_that_executes_its_own_operation_does_not_wait_for_ever() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_in_flight(InFlight::Wait(Duration::from_millis(200)));
+    let error = idempotency
+        .execute(&operation(), async |_| {
+            idempotency.execute(&operation(), async |_| Ok::<_, Error>(1)).await.map(drop)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InFlight);
+    db.assert_untouched().await;
+}

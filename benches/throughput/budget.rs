@@ -1,0 +1,48 @@
+//! What a call of pgonce's may take, business included: `cargo bench --bench throughput -- --quick` fails when it takes more.
+//!
+//! A figure that has become smaller is to be lowered here, so that it stays so.
+
+use anyhow::bail;
+
+use crate::contender::Contender::{self, *};
+use crate::scenario::cost::{Cost, Form};
+use Form::*;
+
+/// Most messages, bytes of WAL, and versions of rows: written, and dead.
+type Most = (f64, f64, f64, f64);
+
+const BUDGETS: &[(Contender, Form, Most)] = &[(Execute, Fresh, (6.0, 9999.0, 4.0, 2.0))];
+
+/// Of the bytes. Pages split now and then.
+const MARGIN: f64 = 1.1;
+
+/// Names everything that has grown.
+pub fn check(costs: &[Cost]) -> anyhow::Result<()> {
+    let mut grown = Vec::new();
+    for cost in costs.iter().filter(|cost| cost.contender.is_ours()) {
+        let Cost { contender, form, .. } = *cost;
+        let name = format!("{}, {form:?}", contender.title());
+        let Some((_, _, most)) = BUDGETS.iter().find(|budget| (budget.0, budget.1) == (contender, form))
+        else {
+            grown.push(format!("{name}: no budget; it takes {cost:?}"));
+            continue;
+        };
+        let figures = [
+            ("messages", cost.messages, most.0, 1.0),
+            ("bytes of WAL", cost.wal, most.1, MARGIN),
+            ("row versions", cost.rows, most.2, 1.0),
+            ("dead row versions", cost.dead, most.3, 1.0),
+        ];
+        for (what, is, most, margin) in figures {
+            if is > most * margin + 0.005 {
+                grown.push(format!("{name}: {is:.2} {what}, and the budget is {most}"));
+            } else if is * margin < most - 0.005 {
+                eprintln!("{name}: {is:.2} {what}; the budget, {most}, could be lowered");
+            }
+        }
+    }
+    if !grown.is_empty() {
+        bail!("more than its budget in benches/throughput/budget.rs:\n{}", grown.join("\n"));
+    }
+    Ok(())
+}

@@ -11,7 +11,27 @@ use Form::*;
 /// Most messages, bytes of WAL, and versions of rows: written, and dead.
 type Most = (f64, f64, f64, f64);
 
-const BUDGETS: &[(Contender, Form, Most)] = &[(Execute, Fresh, (6.0, 9999.0, 4.0, 2.0))];
+const BUDGETS: &[(Contender, Form, Most)] = &[
+    (Execute, Fresh, (8.0, 974.0, 4.0, 2.0)),
+    (Execute, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Recording, Fresh, (9.0, 998.0, 4.0, 2.0)),
+    (Recording, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Serializable, Fresh, (8.0, 1057.0, 4.0, 2.0)),
+    (Serializable, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Hardened, Fresh, (8.0, 975.0, 4.0, 2.0)),
+    (Hardened, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (ExecuteIn, Fresh, (10.0, 1007.0, 4.0, 2.0)),
+    (ExecuteIn, Replay, (8.0, 0.0, 0.0, 0.0)),
+    (Claim, Fresh, (8.0, 974.0, 4.0, 2.0)),
+    (Claim, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Process, Fresh, (8.0, 793.0, 3.0, 1.0)),
+    (Process, Replay, (6.0, 0.0, 0.0, 0.0)),
+    // Of each message.
+    (Batch(100), Fresh, (2.06, 736.0, 3.0, 1.0)),
+    (Batch(100), Replay, (0.06, 0.0, 0.0, 0.0)),
+    (Layer, Fresh, (9.0, 1088.0, 4.0, 2.0)),
+    (Layer, Replay, (6.0, 0.0, 0.0, 0.0)),
+];
 
 /// Of the bytes. Pages split now and then.
 const MARGIN: f64 = 1.1;

@@ -117,6 +117,11 @@ impl Contender {
         !matches!(self, Unkeyed | Floor | ByHand | Redis | Select)
     }
 
+    /// Whether a duplicate waits for the first one. (`execute_in` does not: its caller's transaction would wait with it.)
+    pub fn waits(self) -> bool {
+        !matches!(self, Unkeyed | Floor | Select | ExecuteIn | Batch(_))
+    }
+
     /// Who makes the keys that it replays.
     pub fn key_maker(self) -> Self {
         if self == Select { ByHand } else { self }

@@ -56,14 +56,19 @@ impl Plan {
             plan.duration = Duration::from_millis(60);
         }
         if plan.rounds == 0 {
-            plan.rounds = if plan.quick { 2 } else { 5 };
+            plan.rounds = if plan.quick { 1 } else { 5 };
         }
         anyhow::ensure!(!(plan.write && (plan.quick || !plan.only.is_empty())), "--write takes whole runs");
         Ok(plan)
     }
 
+    /// Keys that are called with again and again.
+    pub fn known(&self) -> usize {
+        if self.quick { 100 } else { 1000 }
+    }
+
     /// Until all connections have prepared their statements.
     pub fn warm_up(&self) -> Duration {
-        self.duration / 2
+        self.duration / 4
     }
 }

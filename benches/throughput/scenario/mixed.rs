@@ -5,7 +5,6 @@ use crate::contender::{Contender, Field};
 use crate::load::{self, Keys};
 use crate::plan::Plan;
 use crate::rounds::Rounds;
-use crate::scenario::replay::KNOWN;
 use crate::stage::{Disk, Stage};
 use crate::table;
 
@@ -13,14 +12,15 @@ const CALLERS: usize = 16;
 
 pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let stage = Stage::set(Disk::Work).await?;
+    let count = plan.known();
     let contenders = field.filter(|one| one.replays() && one.pays() && one.batch() == 1);
     let (mut known, mut beds) = (Vec::new(), Vec::new());
     let mut made = 0;
     for contender in &contenders {
-        let keys = stage.known(*contender, KNOWN).await?;
+        let keys = stage.known(*contender, count).await?;
         let bed = stage.bed(*contender, CALLERS, Business::USUAL).await?;
         let warm_up = Keys::mixed(keys.clone(), 50);
-        made += KNOWN as i64 + load::run(&bed, None, CALLERS, plan.warm_up(), &warm_up).await?.executed;
+        made += count as i64 + load::run(&bed, None, CALLERS, plan.warm_up(), &warm_up).await?.executed;
         known.push(keys);
         beds.push(bed);
     }

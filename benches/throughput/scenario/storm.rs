@@ -35,7 +35,7 @@ struct Storm {
 
 pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let stage = Stage::set(Disk::Work).await?;
-    let contenders = field.filter(|one| one.replays() && one.pays() && one.batch() == 1);
+    let contenders = field.filter(Contender::waits);
     let pause = Duration::from_millis(50);
     let one = Business { statements: 2, pause };
     let own = own_time(&stage, one).await?;

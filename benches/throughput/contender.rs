@@ -1,6 +1,8 @@
 //! The contenders: the ways to make a payment once, or without any care.
 
 mod by_hand;
+#[cfg_attr(not(feature = "durare"), path = "contender/no_durare.rs")]
+mod durare;
 #[cfg(feature = "axum")]
 mod layer;
 mod ours;
@@ -12,7 +14,6 @@ use pgonce::{Idempotency, InFlight, Isolation};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-pub use self::by_hand::count_keys;
 use crate::business::{Business, Payment, Receipt};
 
 /// A way to make payments. Another one takes a line here, in [`ALL`](Self::ALL) and in [`title`](Self::title), and an arm
@@ -27,6 +28,8 @@ pub enum Contender {
     ByHand,
     /// A lock and the response in Redis, beside the database.
     Redis,
+    /// Its transactional step, in `benches/rivals`.
+    Durare,
     Execute,
     Recording,
     Serializable,
@@ -47,11 +50,12 @@ pub enum Contender {
 use Contender::*;
 
 impl Contender {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Unkeyed,
         Floor,
         ByHand,
         Redis,
+        Durare,
         Execute,
         Recording,
         Serializable,
@@ -70,6 +74,7 @@ impl Contender {
             Floor => "one plain INSERT at the end (the floor)".into(),
             ByHand => "by hand: INSERT first, UPDATE last".into(),
             Redis => "Redis: lock, response".into(),
+            Durare => "durare: a transactional step".into(),
             Execute => "`execute`".into(),
             Recording => "`execute_recording`".into(),
             Serializable => "`execute`, serializable".into(),
@@ -102,9 +107,9 @@ impl Contender {
         self != Unkeyed
     }
 
-    /// Whether a duplicate gets what the first one got.
+    /// Whether a duplicate gets what the first one got, and is told so.
     pub fn replays(self) -> bool {
-        !matches!(self, Unkeyed | Floor)
+        !matches!(self, Unkeyed | Floor | Durare)
     }
 
     /// Whether it can make payments.
@@ -114,12 +119,12 @@ impl Contender {
 
     /// Whether it is pgonce.
     pub fn is_ours(self) -> bool {
-        !matches!(self, Unkeyed | Floor | ByHand | Redis | Select)
+        !matches!(self, Unkeyed | Floor | ByHand | Redis | Durare | Select)
     }
 
     /// Whether a duplicate waits for the first one. (`execute_in` does not: its caller's transaction would wait with it.)
     pub fn waits(self) -> bool {
-        !matches!(self, Unkeyed | Floor | Select | ExecuteIn | Batch(_))
+        !matches!(self, Unkeyed | Floor | Durare | Select | ExecuteIn | Batch(_))
     }
 
     /// Who makes the keys that it replays.
@@ -135,6 +140,7 @@ impl Contender {
     fn is_available(self, redis: bool) -> bool {
         match self {
             Redis => redis,
+            Durare => cfg!(feature = "durare"),
             Layer => cfg!(feature = "axum"),
             _ => true,
         }
@@ -192,6 +198,7 @@ pub struct Bed {
     /// Keys of one contender are none of another's.
     scope: String,
     redis: Option<redis::Recipe>,
+    durare: Option<durare::Durare>,
     #[cfg(feature = "axum")]
     router: axum::Router,
 }
@@ -225,7 +232,18 @@ impl Bed {
             idempotency,
             scope,
             redis,
+            durare: match contender {
+                Durare => Some(durare::Durare::at(options, connections).await?),
+                _ => None,
+            },
         })
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+        if let Some(durare) = &self.durare {
+            durare.close().await;
+        }
     }
 
     /// Makes these payments, or finds out that they were made: one, or a batch.
@@ -237,6 +255,7 @@ impl Bed {
             ByHand => by_hand::claim_first(self, payment).await,
             Select => by_hand::select(self, payment).await,
             Redis => redis::call(self, payment).await,
+            Durare => durare::call(self, payment).await,
             Execute | Serializable | Hardened => ours::execute(self, payment).await,
             Recording => ours::execute_recording(self, payment).await,
             ExecuteIn => ours::execute_in(self, payment).await,
@@ -249,4 +268,14 @@ impl Bed {
             Layer => anyhow::bail!("without the feature axum there is no layer"),
         }
     }
+}
+
+/// Makes the contenders' own tables empty.
+pub async fn forget_all(pool: &PgPool) -> anyhow::Result<()> {
+    durare::forget_all(pool).await
+}
+
+/// Keys that are remembered in the database, with what came of them.
+pub async fn count_keys(pool: &PgPool) -> anyhow::Result<i64> {
+    Ok(by_hand::count_keys(pool).await? + durare::count_keys(pool).await?)
 }

@@ -65,18 +65,19 @@ pub fn draw() -> anyhow::Result<()> {
 /// A column of the table below the line that begins like this.
 fn panel(scenario: &str, table: &str, column: &str, title: &str) -> anyhow::Result<Panel> {
     let (head, rows) = report::table(&report::read(scenario)?, table)?;
-    let column = head.iter().position(|name| name.starts_with(column));
-    let column = column.ok_or_else(|| anyhow::anyhow!("no such column in {table}"))?;
+    let index = head.iter().position(|name| name.starts_with(column));
+    let index = index.ok_or_else(|| anyhow::anyhow!("no such column in {table}"))?;
     let bars = rows.iter().filter_map(|row| {
-        let cell = row.get(column)?;
+        let text = row.get(index)?;
         // That to which the others are compared.
-        let value = number(cell).filter(|_| cell != "1")?;
+        let value = number(text).filter(|_| !column.starts_with("against") || text != "1")?;
         let spread =
-            cell.split_once('(').and_then(|(_, spread)| spread.trim_end_matches(')').split_once(" to "));
+            text.split_once('(').and_then(|(_, spread)| spread.trim_end_matches(')').split_once(" to "));
         let spread = spread.and_then(|(least, most)| Some((number(least)?, number(most)?)));
         let label = row[0].replace('`', "");
         let colour = if row[0].starts_with('`') { OURS } else { OTHERS };
-        Some(Bar { label, value, spread, colour })
+        let text = text.split(' ').next().unwrap_or_default().to_owned();
+        Some(Bar { label, text, value, spread, colour })
     });
     Ok(Panel { title: title.to_owned(), bars: bars.collect() })
 }

@@ -10,7 +10,7 @@ use throwaway_postgres::{Server, Settings};
 
 use crate::business::{self, Business, Payments};
 use crate::contender::redis::{Recipe, RedisServer};
-use crate::contender::{Bed, Contender, count_keys};
+use crate::contender::{self, Bed, Contender};
 use crate::cpu::Servers;
 use crate::load::Known;
 
@@ -94,13 +94,14 @@ impl Stage {
         if let Some(redis) = &self.redis {
             redis.forget_all().await?;
         }
+        contender::forget_all(&self.control).await?;
         business::forget_all(&self.control).await
     }
 
     /// That so many payments were made since everything was forgotten, and so many keys are remembered.
     pub async fn ensure_made(&self, business: Business, payments: i64, keys: i64) -> anyhow::Result<()> {
         business.ensure_made(&self.control, payments).await?;
-        let mut found = count_keys(&self.control).await?;
+        let mut found = contender::count_keys(&self.control).await?;
         if let Some(redis) = &self.redis {
             found += redis.count_keys().await?;
         }
@@ -122,7 +123,7 @@ impl Stage {
             let receipt = answer.receipt.filter(|_| contender != Contender::Process);
             known.extend(batch.into_iter().map(|payment| (payment, receipt.clone())));
         }
-        bed.pool.close().await;
+        bed.close().await;
         Ok(known.into())
     }
 

@@ -98,7 +98,7 @@ async fn measure(
         ensure!(right == size, "{contender:?}, {form:?}: {answer:?}");
     }
     let (messages, wal) = (proxy.round_trips() - messages, self::wal(&stage.control).await? - wal);
-    bed.pool.close().await;
+    bed.close().await;
     stage.come_to_rest().await?;
     let after = Rows::now(&stage.control).await?;
     let (payments, all) = ((calls * size) as f64, ((warm_up + calls) * size) as f64);

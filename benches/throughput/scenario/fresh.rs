@@ -12,7 +12,7 @@ use crate::table;
 
 pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let mut text = String::new();
-    let all: [(Disk, &[usize]); 2] = [(Disk::Work, &[1, 16, 64]), (Disk::Waits, &[1, 16, 64])];
+    let all: [(Disk, &[usize]); 2] = [(Disk::Work, &[1, 16, 64]), (Disk::Waits, &[16])];
     let quick: [(Disk, &[usize]); 1] = [(Disk::Work, &[16])];
     for (disk, callers) in if plan.quick { &quick[..] } else { &all[..] } {
         let stage = Stage::set(*disk).await?;
@@ -48,7 +48,7 @@ pub async fn compare(
     });
     let rounds = rounds.await?;
     for bed in beds {
-        bed.pool.close().await;
+        bed.close().await;
     }
     Ok(rounds)
 }

@@ -19,9 +19,23 @@ use crate::scenario::fresh;
 use crate::stage::{Disk, Stage, connections};
 use crate::table;
 
+/// Those that ask a server more or less often.
+const TAKING_PART: [Contender; 10] = [
+    Contender::Unkeyed,
+    Contender::Floor,
+    Contender::ByHand,
+    Contender::Redis,
+    Contender::Durare,
+    Contender::Execute,
+    Contender::ExecuteIn,
+    Contender::Process,
+    Contender::Batch(100),
+    Contender::Layer,
+];
+
 pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let stage = Stage::set(Disk::Work).await?;
-    let contenders = field.filter(Contender::pays);
+    let contenders = field.among(&TAKING_PART);
     let mut text = String::new();
     for delay in if plan.quick { &[1][..] } else { &[0, 1][..] } {
         let delay = Duration::from_millis(*delay);
@@ -66,7 +80,7 @@ pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
             }
             text.push('\n');
             for bed in beds {
-                bed.pool.close().await;
+                bed.close().await;
             }
         }
     }

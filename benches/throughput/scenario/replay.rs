@@ -40,7 +40,7 @@ pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
         text += &table::of_loads(&title, &rounds, &against);
         text.push('\n');
         for bed in beds {
-            bed.pool.close().await;
+            bed.close().await;
         }
     }
     stage.ensure_made(Business::USUAL, made, made).await?;

@@ -40,7 +40,7 @@ pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let one = Business { statements: 2, pause };
     let own = own_time(&stage, one).await?;
     let title = format!("{CALLERS} calls with one key, all at once");
-    let rounds = if plan.quick { 2 } else { plan.rounds * 4 };
+    let rounds = if plan.quick { 2 } else { plan.rounds * 2 };
     let storms =
         compare(&stage, contenders.clone(), &title, rounds, one, async |bed| one_key(bed).await).await?;
     let mut text = format!(
@@ -104,7 +104,7 @@ async fn own_time(stage: &Stage, business: Business) -> anyhow::Result<f64> {
         bed.call(&[payments.new_one()]).await?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
-    bed.pool.close().await;
+    bed.close().await;
     Ok(median(times))
 }
 
@@ -131,7 +131,7 @@ async fn compare(
     });
     let rounds = rounds.await?;
     for bed in beds {
-        bed.pool.close().await;
+        bed.close().await;
     }
     Ok(rounds)
 }

@@ -17,7 +17,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use crate::business::{Business, Payment, Receipt};
 
 /// A way to make payments. Another one takes a line here, in [`ALL`](Self::ALL) and in [`title`](Self::title), and an arm
-/// in [`Bed::call`]; another setting of pgonce's an arm in [`settings`](Self::settings) as well.
+/// in [`Bed::call`]; another setting of pgonce's, an arm in [`settings`](Self::settings) as well. `latency`, `statements` and
+/// the pictures show some of them only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// A transaction, and no key: the limit.

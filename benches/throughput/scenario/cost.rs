@@ -34,7 +34,7 @@ pub struct Cost {
     pub dead: f64,
 }
 
-pub async fn run(_: &Plan, field: &Field) -> anyhow::Result<String> {
+pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let stage = Stage::set(Disk::Work).await?;
     let mut costs = Vec::new();
     for contender in field.filter(|_| true) {
@@ -46,10 +46,13 @@ pub async fn run(_: &Plan, field: &Field) -> anyhow::Result<String> {
         }
     }
     let text = table(&costs);
-    budget::check(&costs).map_err(|error| {
-        println!("{text}");
-        error
-    })?;
+    if let Err(error) = budget::check(&costs) {
+        if !plan.write {
+            println!("{text}");
+            return Err(error);
+        }
+        eprintln!("{error}");
+    }
     Ok(text)
 }
 

@@ -58,7 +58,8 @@ impl Plan {
         if plan.rounds == 0 {
             plan.rounds = if plan.quick { 1 } else { 5 };
         }
-        anyhow::ensure!(!(plan.write && (plan.quick || !plan.only.is_empty())), "--write takes whole runs");
+        let whole = !plan.quick && (plan.only.is_empty() || cfg!(feature = "durare"));
+        anyhow::ensure!(whole || !plan.write, "--write takes whole runs");
         Ok(plan)
     }
 

@@ -1,28 +1,39 @@
 //! Where the tables go.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 
-pub const DOCUMENT: &str = "docs/benchmarks.md";
+/// Of this repository, also for `benches/rivals`.
+fn document() -> anyhow::Result<PathBuf> {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders
+        .map(|folder| folder.join("docs/benchmarks.md"))
+        .find(|path| path.exists())
+        .context("docs/benchmarks.md")
+}
 
 /// Replaces what is between the scenario's marks.
 pub fn write(scenario: &str, text: &str) -> anyhow::Result<()> {
-    let document = std::fs::read_to_string(DOCUMENT)?;
+    let path = document()?;
+    let document = std::fs::read_to_string(&path)?;
     let (begin, end) = marks(scenario);
     let (before, rest) = document.split_once(&begin).with_context(|| format!("the mark {begin}"))?;
     let (_, after) = rest.split_once(&end).with_context(|| format!("the mark {end}"))?;
-    std::fs::write(DOCUMENT, format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim_end()))?;
+    std::fs::write(path, format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim_end()))?;
     Ok(())
 }
 
 /// What stands between the scenario's marks.
 pub fn read(scenario: &str) -> anyhow::Result<String> {
-    let document = std::fs::read_to_string(DOCUMENT)?;
+    let document = std::fs::read_to_string(document()?)?;
     let (begin, end) = marks(scenario);
     let rest = document.split_once(&begin).with_context(|| format!("the mark {begin}"))?.1;
     Ok(rest.split_once(&end).with_context(|| format!("the mark {end}"))?.0.to_owned())
 }
 
 fn marks(scenario: &str) -> (String, String) {
+    let scenario = if cfg!(feature = "durare") { &format!("{scenario} with durare") } else { scenario };
     (format!("<!-- {scenario} -->"), format!("<!-- end of {scenario} -->"))
 }
 

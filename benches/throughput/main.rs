@@ -29,6 +29,8 @@ mod scenario;
 mod stage;
 mod table;
 
+use std::time::Instant;
+
 use crate::contender::Field;
 use crate::contender::redis::RedisServer;
 use crate::plan::Plan;
@@ -45,7 +47,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let field = Field::of(&plan.only, redis);
     for name in &plan.scenarios {
+        let begun = Instant::now();
         let text = scenario::run(name, &plan, &field).await?;
+        eprintln!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
         println!("\n## {name}\n\n{text}");
         if plan.write {
             report::write(name, &text)?;

@@ -26,7 +26,7 @@ impl Plan {
             draw: false,
             only: Vec::new(),
             rounds: 0,
-            duration: Duration::from_millis(500),
+            duration: Duration::from_millis(400),
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {

@@ -85,7 +85,7 @@ async fn measure(
     mut batches: impl Iterator<Item = Vec<Payment>>,
 ) -> anyhow::Result<Cost> {
     let size = contender.batch();
-    let (warm_up, calls) = if size == 1 { (50, 400) } else { (5, 20) };
+    let (warm_up, calls) = if size == 1 { (30, 200) } else { (5, 10) };
     stage.come_to_rest().await?;
     let before = Rows::now(&stage.control).await?;
     let (through, proxy) = before_postgres(&stage.options, Duration::ZERO)?;

@@ -20,7 +20,6 @@ use crate::rounds::Rounds;
 use crate::stage::{Disk, Stage, connections};
 
 const CALLERS: usize = 64;
-const HOT_KEYS: usize = 1000;
 
 /// What became of calls of which most are duplicates.
 struct Storm {
@@ -63,10 +62,10 @@ pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     }
 
     let many = Business { statements: 2, pause: Duration::from_millis(5) };
-    let calls = if plan.quick { 30 } else { 200 };
-    let title = format!("{CALLERS} callers, {calls} calls of each, with any of {HOT_KEYS} keys");
+    let (keys, calls) = if plan.quick { (100, 10) } else { (1000, 200) };
+    let title = format!("{CALLERS} callers, {calls} calls of each, with any of {keys} keys");
     let storms =
-        compare(&stage, contenders, &title, plan.rounds, many, async |bed| hot_keys(bed, calls).await)
+        compare(&stage, contenders, &title, plan.rounds, many, async |bed| hot_keys(bed, keys, calls).await)
             .await?;
     text += &format!(
         "\n{title}, all of them new at first; payments that pause for {} ms; {} connections; {} rounds.\n\n\
@@ -141,10 +140,10 @@ async fn one_key(bed: &Arc<Bed>) -> anyhow::Result<Storm> {
     together(bed, (0..CALLERS).map(|_| vec![payment]).collect()).await
 }
 
-async fn hot_keys(bed: &Arc<Bed>, calls: usize) -> anyhow::Result<Storm> {
+async fn hot_keys(bed: &Arc<Bed>, count: usize, calls: usize) -> anyhow::Result<Storm> {
     let mut payments = Payments::of(0, 1);
     // Accounts of their own, so that the payments wait for nothing but their keys.
-    let keys: Vec<Payment> = (0..HOT_KEYS)
+    let keys: Vec<Payment> = (0..count)
         .map(|n| {
             let mut payment = payments.new_one();
             payment.request.account = n as i64;

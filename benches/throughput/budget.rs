@@ -1,0 +1,72 @@
+//! What a call of pgonce's may take, business included: `cargo bench --bench throughput -- --quick` fails when it takes more.
+//!
+//! A figure that has become smaller is to be lowered here, so that it stays so.
+
+use anyhow::bail;
+
+use crate::contender::Contender::{self, *};
+use crate::scenario::cost::{Cost, Form};
+use Form::*;
+
+/// Most messages, bytes of WAL, and versions of rows: written, and dead.
+type Most = (f64, f64, f64, f64);
+
+const BUDGETS: &[(Contender, Form, Most)] = &[
+    (Execute, Fresh, (8.0, 974.0, 4.0, 2.0)),
+    (Execute, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Recording, Fresh, (9.0, 998.0, 4.0, 2.0)),
+    (Recording, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Serializable, Fresh, (8.0, 1057.0, 4.0, 2.0)),
+    (Serializable, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Hardened, Fresh, (8.0, 975.0, 4.0, 2.0)),
+    (Hardened, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (ExecuteIn, Fresh, (10.0, 1007.0, 4.0, 2.0)),
+    (ExecuteIn, Replay, (8.0, 0.0, 0.0, 0.0)),
+    (Claim, Fresh, (8.0, 974.0, 4.0, 2.0)),
+    (Claim, Replay, (6.0, 0.0, 0.0, 0.0)),
+    (Process, Fresh, (8.0, 793.0, 3.0, 1.0)),
+    (Process, Replay, (6.0, 0.0, 0.0, 0.0)),
+    // Of each message.
+    (Batch(100), Fresh, (2.06, 736.0, 3.0, 1.0)),
+    (Batch(100), Replay, (0.06, 0.0, 0.0, 0.0)),
+    (Layer, Fresh, (9.0, 1088.0, 4.0, 2.0)),
+    (Layer, Replay, (6.0, 0.0, 0.0, 0.0)),
+];
+
+/// Of the bytes. Pages split now and then.
+const MARGIN: f64 = 1.1;
+
+/// Bytes of a payment that may be nobody's: the server writes some by itself, now and then. Whoever writes, writes more.
+const NOISE: f64 = 1.0;
+
+/// Names everything that has grown.
+pub fn check(costs: &[Cost]) -> anyhow::Result<()> {
+    let mut grown = Vec::new();
+    for cost in costs.iter().filter(|cost| cost.contender.is_ours()) {
+        let Cost { contender, form, .. } = *cost;
+        let name = format!("{}, {form:?}", contender.title());
+        let Some((_, _, most)) = BUDGETS.iter().find(|budget| (budget.0, budget.1) == (contender, form))
+        else {
+            grown.push(format!("{name}: no budget; it takes {cost:?}"));
+            continue;
+        };
+        let figures = [
+            // Counted exactly, and rounded in the table above.
+            ("messages", cost.messages, most.0, 1.0, 0.005),
+            ("bytes of WAL", cost.wal, most.1, MARGIN, NOISE),
+            ("row versions", cost.rows, most.2, 1.0, 0.005),
+            ("dead row versions", cost.dead, most.3, 1.0, 0.005),
+        ];
+        for (what, is, most, margin, more) in figures {
+            if is > most * margin + more {
+                grown.push(format!("{name}: {is:.2} {what}, and the budget is {most}"));
+            } else if is * margin < most - more {
+                eprintln!("{name}: {is:.2} {what}; the budget, {most}, could be lowered");
+            }
+        }
+    }
+    if !grown.is_empty() {
+        bail!("more than its budget in benches/throughput/budget.rs:\n{}", grown.join("\n"));
+    }
+    Ok(())
+}

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres};
 use tracing::Instrument;
 
 use crate::flight::Flights;
@@ -222,18 +223,23 @@ impl Idempotency {
     }
 
     pub(crate) async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {
-        self.begin_by(self.begin_statement(isolation).to_owned()).await
+        self.begin_on(self.pool.acquire().await?, isolation).await
+    }
+
+    pub(crate) async fn begin_on(
+        &self,
+        conn: PoolConnection<Postgres>,
+        isolation: Isolation,
+    ) -> Result<Transaction, Error> {
+        let begin = self.begin_statement(isolation).to_owned();
+        Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 
     /// For a closure before which nothing is claimed.
     pub(crate) async fn begin_optimistic(&self) -> Result<Transaction, Error> {
-        let begin = self.begin_statement(self.isolation);
-        self.begin_by(format!("{begin}; {}", sql::opening(self.hardened))).await
-    }
-
-    async fn begin_by(&self, statement: String) -> Result<Transaction, Error> {
         let conn = self.pool.acquire().await?;
-        Transaction::begin(conn, statement).await.map_err(Error::of_begin)
+        let begin = format!("{}; {}", self.begin_statement(self.isolation), sql::opening(self.hardened));
+        Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 
     /// The level is always named, since the server's default may be another one; `READ WRITE` lifts the hardened pool's

@@ -1,5 +1,6 @@
 //! A look at what is committed for an operation, in no transaction. Private.
 
+use sqlx::PgExecutor;
 use tracing::debug;
 
 use crate::call::Call;
@@ -7,12 +8,15 @@ use crate::closure::{ClosureError, database_error};
 use crate::record::Record;
 use crate::{Error, ErrorKind, Idempotency, Operation, protocol, sql};
 
-impl Idempotency {
-    pub(crate) async fn look(&self, operation: &Operation) -> Result<Option<Record>, Error> {
-        let found = sql::find(self.pool(), operation.scope(), operation.key()).await?;
-        found.map(|record| protocol::replay(operation, record)).transpose()
-    }
+pub(crate) async fn look(
+    executor: impl PgExecutor<'_>,
+    operation: &Operation,
+) -> Result<Option<Record>, Error> {
+    let found = sql::find(executor, operation.scope(), operation.key()).await?;
+    found.map(|record| protocol::replay(operation, record)).transpose()
+}
 
+impl Idempotency {
     /// After an optimistic run that came to nothing: what an earlier execution left. That is what the call would have met,
     /// had it claimed its key first.
     pub(crate) async fn first_result(
@@ -20,7 +24,7 @@ impl Idempotency {
         operation: &Operation,
         call: &Call,
     ) -> Result<Option<Record>, Error> {
-        match self.look(operation).await {
+        match look(self.pool(), operation).await {
             Ok(Some(record)) => {
                 debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
                 call.replays(&record);

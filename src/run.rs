@@ -15,7 +15,7 @@ use crate::commit::NotCommitted;
 use crate::error::{is_guard, is_outage};
 use crate::flight::{Flight, News, Place};
 use crate::kind::Kind;
-use crate::look::is_swallowed;
+use crate::look::{is_swallowed, look};
 use crate::patience::Patience;
 use crate::protocol::{self, Attempt};
 use crate::record::{Record, State};
@@ -132,17 +132,18 @@ impl Idempotency {
     }
 
     async fn claim_on(&self, operation: &Operation, optimistic: bool) -> Result<Entered, Error> {
-        if self.mode == Mode::LookFirst
-            && let Some(record) = self.look(operation).await?
-        {
-            return Ok(Entered::Replayed(record));
-        }
         let retention = self.retention_of(operation);
         if optimistic {
             let transaction = self.begin_optimistic().await?;
             return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention, self.hardened)));
         }
-        let mut transaction = self.begin(self.isolation).await?;
+        let mut conn = self.pool().acquire().await?;
+        if self.mode == Mode::LookFirst
+            && let Some(record) = look(&mut *conn, operation).await?
+        {
+            return Ok(Entered::Replayed(record));
+        }
+        let mut transaction = self.begin_on(conn, self.isolation).await?;
         let finish = match self.isolation {
             Isolation::Serializable => Finish::Upsert,
             _ => Finish::Update,

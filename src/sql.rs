@@ -8,13 +8,13 @@ mod message;
 #[cfg(feature = "cli")]
 pub(crate) mod operations;
 mod optimistic;
+mod owner;
 mod purge;
 #[cfg(feature = "metrics")]
 mod sample;
 mod savepoint;
 mod verify;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -23,6 +23,7 @@ use sqlx::{PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
 pub(crate) use self::message::Batch;
+pub(crate) use self::owner::{Finish, Finished, Owner};
 pub(crate) use self::purge::{Purge, Purged};
 #[cfg(feature = "metrics")]
 pub(crate) use self::sample::{Sample, sample};
@@ -107,100 +108,6 @@ WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > pg_catalog.
 
 /// Retentions are capped here, far below where a timestamp overflows.
 const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// Who owns a pending row: the attempt, in its transaction.
-#[derive(Clone, Debug)]
-pub(crate) struct Owner {
-    pub(crate) scope: Scope,
-    pub(crate) key: IdempotencyKey,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) attempt: Uuid,
-    pub(crate) retention: Duration,
-    /// Until then the row, once committed, cannot be purged. By the database's clock; known once the row is there.
-    pub(crate) expires_at: DateTime<Utc>,
-    /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
-    lock: Box<str>,
-    /// The transaction's id (`xid8`), as text since sqlx has no type for it.
-    transaction_id: String,
-    finish: Finish,
-}
-
-/// How the row is finished.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Finish {
-    /// An UPDATE.
-    Update,
-    /// The same without a search that a serializable transaction would have to remember.
-    Upsert,
-    /// A message's is complete; what is left to prove is proven with the COMMIT.
-    AtCommit,
-    /// It is not there yet.
-    Insert {
-        /// Whether every COMMIT is refused until then.
-        guarded: bool,
-    },
-}
-
-/// What [`finish`] came to.
-pub(crate) enum Finished {
-    /// At this time.
-    Stored(DateTime<Utc>),
-    /// Another execution has the key, or we are not in our transaction.
-    Taken,
-    /// We are not in our transaction.
-    Outside,
-}
-
-impl Owner {
-    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`opening`].
-    pub(crate) fn at_the_end(operation: &Operation, retention: Duration, guarded: bool) -> Self {
-        Self {
-            scope: operation.scope().clone(),
-            key: operation.key().clone(),
-            fingerprint: *operation.fingerprint(),
-            attempt: Uuid::new_v4(),
-            retention: retention.min(MAX_RETENTION),
-            expires_at: DateTime::UNIX_EPOCH,
-            lock: operation.key().as_str().into(),
-            transaction_id: String::new(),
-            finish: Finish::Insert { guarded },
-        }
-    }
-
-    /// What is to be sent instead of a plain COMMIT.
-    pub(crate) fn finish_and_commit(&self) -> Option<Cow<'static, str>> {
-        match self.finish {
-            Finish::AtCommit => Some(message::finish_and_commit(self).into()),
-            Finish::Insert { guarded: true } => Some(optimistic::CLOSE_AND_COMMIT.into()),
-            Finish::Insert { guarded: false } | Finish::Update | Finish::Upsert => None,
-        }
-    }
-
-    /// What is committed.
-    pub(crate) fn into_record(
-        self,
-        state: State,
-        result: Option<Vec<u8>>,
-        completed_at: DateTime<Utc>,
-    ) -> Record {
-        Record {
-            created_at: self.created_at(),
-            scope: self.scope,
-            key: self.key,
-            fingerprint: self.fingerprint,
-            state,
-            result,
-            attempt: self.attempt,
-            completed_at: Some(completed_at),
-            expires_at: self.expires_at,
-        }
-    }
-
-    /// When the retention began.
-    pub(crate) fn created_at(&self) -> DateTime<Utc> {
-        self.expires_at - self.retention
-    }
-}
 
 /// What is sent with a BEGIN before a closure whose key is claimed [at the end](Owner::at_the_end).
 pub(crate) fn opening(guarded: bool) -> &'static str {

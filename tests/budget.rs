@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::Once;
 use std::time::Duration;
 
-use pgonce::{Error, Idempotency, Message, Operation, Outcome};
+use pgonce::{Error, Idempotency, Message, Mode, Operation, Outcome};
 use sqlx::{Connection, PgConnection, PgPool};
 use support::{Database, key, operation, scope};
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -135,6 +135,30 @@ async fn a_replay_is_two_statements_without_wal_without_row_lock() {
     assert!(quiet, "a replay writes WAL");
     let row_after: String = sqlx::query_scalar(row).fetch_one(&db.pool).await.unwrap();
     assert_eq!(row_before, row_after, "a replay locked the row");
+}
+
+#[tokio::test]
+async fn the_other_modes_are_one_statement_where_they_are_cheap() {
+    collect_logs();
+    let db = Database::new().await;
+    let warm = warm(&db).await;
+    let (first, other) = (Operation::new(scope(), key("first")), Operation::new(scope(), key("other")));
+    for (mode, fresh, replay) in [(Mode::LookFirst, 4, 1), (Mode::Optimistic, 2, 2)] {
+        sqlx::raw_sql("TRUNCATE pgonce.keys").execute(&db.pool).await.unwrap();
+        let idempotency = warm.clone().with_mode(mode);
+        idempotency.execute(&other, async |_| Ok::<_, Error>(7)).await.unwrap();
+        take_statements();
+        idempotency.execute(&first, async |_| Ok::<_, Error>(7)).await.unwrap();
+        let statements = take_statements();
+        assert_eq!(statements.len(), fresh, "{mode:?}: {statements:#?}");
+        assert!(statements[fresh - 1].contains("COMMIT"), "{mode:?}: {statements:#?}");
+        // In optimistic mode of a closure that fails: it is rolled back, and then looked for.
+        let again = idempotency.execute(&first, async |_| Err::<i32, _>(sqlx::Error::RowNotFound.into()));
+        assert!(again.await.unwrap_or_else(|error: Error| panic!("{mode:?}: {error}")).is_replayed());
+        let mut statements = take_statements();
+        statements.retain(|statement| !statement.contains("current_setting"));
+        assert_eq!(statements.len(), replay, "{mode:?}: {statements:#?}");
+    }
 }
 
 /// A message has no result to store. What proves that its transaction is alive travels with the COMMIT.

@@ -172,6 +172,40 @@ async fn when_the_first_one_fails_exactly_one_of_the_others_runs() {
 }
 
 #[tokio::test]
+async fn a_result_whose_commit_is_refused_is_not_heard() {
+    let db = Database::new().await;
+    sqlx::raw_sql("CREATE TABLE entries (account text REFERENCES accounts DEFERRABLE INITIALLY DEFERRED)")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let idempotency = db.idempotency().with_in_flight(MINUTE);
+    let (entered, is_inside) = oneshot::channel();
+    let (go_on, told) = oneshot::channel::<()>();
+    let first = tokio::spawn({
+        let idempotency = idempotency.clone();
+        async move {
+            let closure = async |conn: &mut sqlx::PgConnection| {
+                sqlx::query("INSERT INTO entries VALUES ('nobody')").execute(conn).await?;
+                entered.send(()).ok();
+                told.await.ok();
+                Ok::<_, Error>(666)
+            };
+            idempotency.execute_once(&operation(), closure).await
+        }
+    });
+    is_inside.await.unwrap();
+    let duplicate = tokio::spawn({
+        let idempotency = idempotency.clone();
+        async move { idempotency.execute(&operation(), async |conn| charge(conn, 42).await).await }
+    });
+    settle().await;
+    go_on.send(()).unwrap();
+    assert_eq!(first.await.unwrap().unwrap_err().kind(), ErrorKind::Database);
+    assert!(!duplicate.await.unwrap().unwrap().is_replayed());
+    db.assert_charged_once().await;
+}
+
+#[tokio::test]
 async fn when_the_first_one_is_dropped_another_one_runs() {
     let db = Database::new().await;
     let idempotency = db.idempotency().with_in_flight(MINUTE);

@@ -10,7 +10,7 @@ pub mod redis;
 
 use std::time::Duration;
 
-use pgonce::{Idempotency, InFlight, Isolation};
+use pgonce::{Idempotency, InFlight, Isolation, Mode};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -32,6 +32,10 @@ pub enum Contender {
     /// Its transactional step, in `benches/rivals`.
     Durare,
     Execute,
+    /// `execute` in optimistic mode.
+    Optimistic,
+    /// `execute` that looks before it begins.
+    LookFirst,
     Recording,
     Serializable,
     /// `execute` on a hardened pool.
@@ -51,13 +55,15 @@ pub enum Contender {
 use Contender::*;
 
 impl Contender {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Unkeyed,
         Floor,
         ByHand,
         Redis,
         Durare,
         Execute,
+        Optimistic,
+        LookFirst,
         Recording,
         Serializable,
         Hardened,
@@ -77,6 +83,8 @@ impl Contender {
             Redis => "Redis: lock, response".into(),
             Durare => "durare: a transactional step".into(),
             Execute => "`execute`".into(),
+            Optimistic => "`execute`, optimistic".into(),
+            LookFirst => "`execute`, looks first".into(),
             Recording => "`execute_recording`".into(),
             Serializable => "`execute`, serializable".into(),
             Hardened => "`execute`, hardened pool".into(),
@@ -97,6 +105,8 @@ impl Contender {
     /// What sets its `Idempotency` apart from others.
     fn settings(self, idempotency: Idempotency) -> Idempotency {
         match self {
+            Optimistic => idempotency.with_mode(Mode::Optimistic),
+            LookFirst => idempotency.with_mode(Mode::LookFirst),
             // Neighbours in an index conflict, and are repeated.
             Serializable => idempotency.with_isolation(Isolation::Serializable).with_max_attempts(50),
             _ => idempotency,
@@ -257,7 +267,7 @@ impl Bed {
             Select => by_hand::select(self, payment).await,
             Redis => redis::call(self, payment).await,
             Durare => durare::call(self, payment).await,
-            Execute | Serializable | Hardened => ours::execute(self, payment).await,
+            Execute | Optimistic | LookFirst | Serializable | Hardened => ours::execute(self, payment).await,
             Recording => ours::execute_recording(self, payment).await,
             ExecuteIn => ours::execute_in(self, payment).await,
             Claim => ours::claim(self, payment).await,

@@ -1,0 +1,105 @@
+//! Who owns a row that is not finished: [`Owner`], and how it is finished. Private.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{MAX_RETENTION, message, optimistic};
+use crate::record::{Record, State};
+use crate::{Fingerprint, IdempotencyKey, Operation, Scope};
+
+/// Who owns a pending row: the attempt, in its transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) scope: Scope,
+    pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) attempt: Uuid,
+    pub(crate) retention: Duration,
+    /// Until then the row, once committed, cannot be purged. By the database's clock; known once the row is there.
+    pub(crate) expires_at: DateTime<Utc>,
+    /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
+    pub(super) lock: Box<str>,
+    /// The transaction's id (`xid8`), as text since sqlx has no type for it.
+    pub(super) transaction_id: String,
+    pub(super) finish: Finish,
+}
+
+/// How the row is finished.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Finish {
+    /// An UPDATE.
+    Update,
+    /// The same without a search that a serializable transaction would have to remember.
+    Upsert,
+    /// A message's is complete; what is left to prove is proven with the COMMIT.
+    AtCommit,
+    /// It is not there yet.
+    Insert {
+        /// Whether every COMMIT is refused until then.
+        guarded: bool,
+    },
+}
+
+/// What [`finish`] came to.
+pub(crate) enum Finished {
+    /// At this time.
+    Stored(DateTime<Utc>),
+    /// Another execution has the key, or we are not in our transaction.
+    Taken,
+    /// We are not in our transaction.
+    Outside,
+}
+
+impl Owner {
+    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`opening`].
+    pub(crate) fn at_the_end(operation: &Operation, retention: Duration, guarded: bool) -> Self {
+        Self {
+            scope: operation.scope().clone(),
+            key: operation.key().clone(),
+            fingerprint: *operation.fingerprint(),
+            attempt: Uuid::new_v4(),
+            retention: retention.min(MAX_RETENTION),
+            expires_at: DateTime::UNIX_EPOCH,
+            lock: operation.key().as_str().into(),
+            transaction_id: String::new(),
+            finish: Finish::Insert { guarded },
+        }
+    }
+
+    /// What is to be sent instead of a plain COMMIT.
+    pub(crate) fn finish_and_commit(&self) -> Option<Cow<'static, str>> {
+        match self.finish {
+            Finish::AtCommit => Some(message::finish_and_commit(self).into()),
+            Finish::Insert { guarded: true } => Some(optimistic::CLOSE_AND_COMMIT.into()),
+            Finish::Insert { guarded: false } | Finish::Update | Finish::Upsert => None,
+        }
+    }
+
+    /// What is committed.
+    pub(crate) fn into_record(
+        self,
+        state: State,
+        result: Option<Vec<u8>>,
+        completed_at: DateTime<Utc>,
+    ) -> Record {
+        Record {
+            created_at: self.created_at(),
+            scope: self.scope,
+            key: self.key,
+            fingerprint: self.fingerprint,
+            state,
+            result,
+            attempt: self.attempt,
+            completed_at: Some(completed_at),
+            expires_at: self.expires_at,
+        }
+    }
+
+    /// When the retention began.
+    pub(crate) fn created_at(&self) -> DateTime<Utc> {
+        self.expires_at - self.retention
+    }
+}

@@ -1,8 +1,9 @@
 //! Single flight: of the calls for one key in this process, one asks the database, and the others wait for what it finds in
 //! memory, without a connection. Private.
 //!
-//! It saves work and decides nothing: whoever hears nothing for a second, or hears that the call has ended otherwise than
-//! with a result, asks the database. What a call hears was true while it waited, as if it had asked itself.
+//! It saves work and decides nothing. What is heard is a result that was committed, which stays true. That a key is in flight
+//! may be true no longer when it is heard, so it is always asked of the database; and so does whoever hears nothing for a second,
+//! or hears that the call has ended otherwise than with a result.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,8 +32,6 @@ type Name = (Scope, IdempotencyKey);
 enum Stage {
     /// It asks the database.
     Asking,
-    /// Another process is at the key.
-    Elsewhere,
     /// The key is its own, and it works.
     Working,
     /// It stores the result and commits.
@@ -63,8 +62,6 @@ pub(crate) struct Follower(watch::Receiver<Stage>);
 pub(crate) enum News {
     /// What was committed meanwhile.
     Landed(Arc<Record>),
-    /// The key is in flight, and it is not to wait for it.
-    InFlight,
     /// The first one has ended without a result.
     Ended,
     /// Nothing: the database knows more.
@@ -97,10 +94,6 @@ impl Flights {
 }
 
 impl Flight {
-    pub(crate) fn is_elsewhere(&self) {
-        self.stage.send_replace(Stage::Elsewhere);
-    }
-
     pub(crate) fn works(&self) {
         self.stage.send_replace(Stage::Working);
     }
@@ -137,22 +130,17 @@ impl Drop for Flight {
 }
 
 impl Follower {
-    /// Waits for news, at most so long; without a limit, as briefly as the first one needs to ask the database.
+    /// Waits for news, at most so long; without a limit, only while the result may be there any moment.
     pub(crate) async fn hears(&mut self, limit: Option<Duration>) -> News {
         let end = Instant::now() + limit.map_or(SILENCE, |limit| limit.min(SILENCE));
-        // What the first one had found before this call began may be true no longer: it may have lost its connection since, and
-        // another process have the key, or have been told that it is done.
-        let mut is_news = false;
         loop {
             match &*self.0.borrow_and_update() {
                 Stage::Landed(record) => return News::Landed(record.clone()),
-                Stage::Working | Stage::Elsewhere if limit.is_none() => {
-                    return if is_news { News::InFlight } else { News::Silence };
-                }
+                Stage::Working if limit.is_none() => return News::Silence,
                 _ => {}
             }
             match timeout_at(end, self.0.changed()).await {
-                Ok(Ok(())) => is_news = true,
+                Ok(Ok(())) => {}
                 Ok(Err(_)) => return News::Ended,
                 Err(_) => return News::Silence,
             }

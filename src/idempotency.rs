@@ -168,10 +168,10 @@ impl Idempotency {
     /// Whether calls for the same key in this process share one question to the database. Default: true.
     ///
     /// **The promise** does not depend on it; the database decides. Of the calls that a value and its clones make for one key at
-    /// the same time, the first one asks. The others wait in memory, without a connection: those that
-    /// [wait](InFlight::Wait) until it has committed, and get its result; those that [reject](InFlight::Reject) until it has
-    /// claimed the key. What they hear has become true while they waited. Where it ends otherwise, or is not heard of for a second,
-    /// they ask the database themselves. So a storm of retries costs one execution and one connection.
+    /// the same time, the first one asks. The others wait in memory, without a connection, until it has committed or has found
+    /// a result, and get that. Those that [reject](InFlight::Reject) do not wait for a closure: whether it still runs they ask the
+    /// database. So do all when the first one ends otherwise, or is not heard of for a second. So a storm of retries that
+    /// [wait](InFlight::Wait) costs one execution and one connection, and a storm of replays one question.
     ///
     /// Another [`Idempotency::new`] has nothing to do with it, nor has [`execute_in`](Self::execute_in).
     pub fn with_single_flight(mut self, single_flight: bool) -> Self {

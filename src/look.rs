@@ -3,7 +3,7 @@
 use sqlx::PgExecutor;
 use tracing::debug;
 
-use crate::call::Call;
+use crate::call::{Call, CallOutcome};
 use crate::closure::{ClosureError, database_error};
 use crate::record::Record;
 use crate::{Error, ErrorKind, Idempotency, Operation, protocol, sql};
@@ -39,6 +39,8 @@ impl Idempotency {
             {
                 Err(call.fail(error))
             }
+            // That another execution has the key is no answer while it is not known what became of it.
+            Err(error) if call.outcome() == CallOutcome::InFlight => Err(call.fail(error)),
             // Why the run failed says more.
             Err(_) => Ok(None),
         }

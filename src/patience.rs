@@ -11,6 +11,7 @@ use crate::InFlight;
 pub(crate) struct Patience {
     retries: ExponentialBackoff,
     waits: ExponentialBackoff,
+    waits_at_all: bool,
     /// How long this call may still wait, in all.
     left: Duration,
     /// Set while the key is in flight.
@@ -37,7 +38,7 @@ impl Patience {
             InFlight::Reject => Duration::ZERO,
             InFlight::Wait(limit) => limit.min(MAX_WAIT),
         };
-        Self { retries, waits, left, deadline: None }
+        Self { retries, waits, waits_at_all: !left.is_zero(), left, deadline: None }
     }
 
     /// After a conflict: how long to pause before the next attempt, or None when there were enough.
@@ -53,13 +54,14 @@ impl Patience {
     }
 
     /// Another call of this process is at the key: how long this one may wait for it, or None when it is not to wait.
-    pub(crate) fn wait_behind(&mut self) -> Option<Duration> {
-        if self.left.is_zero() && self.deadline.is_none() {
-            return None;
-        }
-        let now = Instant::now();
-        self.left = self.deadline.get_or_insert(now + self.left).saturating_duration_since(now);
-        Some(self.left)
+    pub(crate) fn wait_behind(&self) -> Option<Duration> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.waits_at_all.then(|| self.deadline.map_or(self.left, left))
+    }
+
+    /// So long it has waited for another call. Whether the key is in flight is still to be asked, so that has no deadline yet.
+    pub(crate) fn waited_behind(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
     }
 
     /// The key is ours: whatever comes now is no waiting.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, warn};
 
 use crate::call::{Call, CallOutcome};
@@ -54,9 +54,11 @@ impl Idempotency {
                         if limit.is_some() {
                             waiting.get_or_insert_with(|| Step::wait(call));
                         }
-                        match first.hears(limit).await {
+                        let began = Instant::now();
+                        let news = first.hears(limit).await;
+                        patience.waited_behind(began.elapsed());
+                        match news {
                             News::Landed(record) => return heard(operation, record, call),
-                            News::InFlight => return Err(call.fail(operation.in_flight_error())),
                             News::Ended => continue,
                             News::Silence => {}
                         }
@@ -67,9 +69,6 @@ impl Idempotency {
                 Ok(Some(claim)) => return Ok(claim),
                 Ok(None) => {
                     debug!("the key is in flight");
-                    if let Some(flight) = &flight {
-                        flight.is_elsewhere();
-                    }
                     operation.in_flight_error()
                 }
                 Err(error) => error,

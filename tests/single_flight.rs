@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use pgonce::testing::Proxy;
 use pgonce::{Claim, Error, ErrorKind, Idempotency, InFlight, Mode, Operation, Outcome};
 use sqlx::PgPool;
 use support::{Database, charge, key, must_not_run, operation, scope};
@@ -102,28 +103,26 @@ async fn what_is_heard_is_what_the_database_holds() {
 }
 
 #[tokio::test]
-async fn of_many_at_once_who_reject_one_asks() {
+async fn of_many_replays_at_once_one_asks() {
     let db = Database::new().await;
-    // The first one has the only connection until the others have been answered.
-    let idempotency = Idempotency::new(db.pool_of(1));
-    let (go_on, told) = tokio::sync::watch::channel(false);
-    let mut calls = JoinSet::new();
-    for _ in 0..64 {
-        let (idempotency, mut told) = (idempotency.clone(), told.clone());
-        calls.spawn(async move {
-            let closure = async |conn: &mut sqlx::PgConnection| {
-                told.wait_for(|go_on| *go_on).await.expect("it is told");
-                charge(conn, 42).await
-            };
-            idempotency.execute_once(&operation(), closure).await
+    let first = db.idempotency().execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    let id = first.into_inner();
+    let proxy = Proxy::start(&db.options()).await.unwrap();
+    // Without a cache each statement is sent with its text.
+    let pool = sqlx::PgPool::connect_lazy_with(proxy.options().statement_cache_capacity(0));
+    for policy in [InFlight::Reject, MINUTE] {
+        let before = proxy.conversation().len();
+        let idempotency = Idempotency::new(pool.clone()).with_in_flight(policy);
+        let calls = (0..64).map(|_| {
+            let idempotency = idempotency.clone();
+            async move { idempotency.execute(&operation(), must_not_run::<i64>).await.unwrap() }
         });
+        let outcomes = futures_util::future::join_all(calls).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Replayed(id)), "{policy:?}");
+        let messages = proxy.conversation().split_off(before);
+        let asked = messages.iter().filter(|message| message.label.starts_with("Parse: SELECT lock.ours"));
+        assert_eq!(asked.count(), 1, "{policy:?}");
     }
-    for _ in 0..63 {
-        let error = calls.join_next().await.unwrap().unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InFlight);
-    }
-    go_on.send(true).unwrap();
-    assert!(!calls.join_next().await.unwrap().unwrap().unwrap().is_replayed());
     db.assert_charged_once().await;
 }
 

@@ -15,12 +15,14 @@
 //!
 //! Lengths and numbers are big-endian, lengths have 8 bytes.
 
+mod entries;
 mod json;
 mod number;
 mod write;
 
 use std::fmt;
 
+use entries::Entry;
 pub(crate) use json::Json;
 
 /// serde_json's own limit; deeper values could be written and never be read again.
@@ -30,11 +32,29 @@ const MAX_DEPTH: usize = 128;
 const NUMBER_TOKEN: &str = "$serde_json::private::Number";
 const RAW_TOKEN: &str = "$serde_json::private::RawValue";
 
+/// The encoding of null.
+pub(crate) const NULL: &[u8] = b"n";
+
+/// What stands before a text or bytes of this length.
+pub(crate) fn head(tag: u8, len: usize) -> [u8; 9] {
+    let mut head = [tag; 9];
+    head[1..].copy_from_slice(&(len as u64).to_be_bytes());
+    head
+}
+
 /// Takes values and holds their encoding. `&mut Encoder` is a [`serde::Serializer`].
-#[derive(Default)]
 pub(crate) struct Encoder {
     out: Vec<u8>,
     depth: usize,
+    /// Of the maps that are being written, the innermost one's last.
+    entries: Vec<Entry>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        // Enough for most parameters, and for a copy of them in order.
+        Self { out: Vec::with_capacity(4096), depth: 0, entries: Vec::with_capacity(16) }
+    }
 }
 
 impl Encoder {
@@ -42,8 +62,8 @@ impl Encoder {
         &self.out
     }
 
-    pub(crate) fn null(&mut self) {
-        self.out.push(b'n');
+    fn null(&mut self) {
+        self.out.extend_from_slice(NULL);
     }
 
     fn bool(&mut self, value: bool) {
@@ -51,8 +71,8 @@ impl Encoder {
     }
 
     fn text(&mut self, tag: u8, bytes: &[u8]) {
-        self.out.push(tag);
-        self.out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        self.out.reserve(9 + bytes.len());
+        self.out.extend_from_slice(&head(tag, bytes.len()));
         self.out.extend_from_slice(bytes);
     }
 
@@ -60,27 +80,31 @@ impl Encoder {
         self.text(b's', text.as_bytes());
     }
 
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+    fn bytes(&mut self, bytes: &[u8]) {
         self.text(b'b', bytes);
     }
 
     fn integer(&mut self, value: i128) {
-        self.out.push(b'i');
-        self.out.extend_from_slice(&value.to_be_bytes());
+        self.fixed(b'i', value.to_be_bytes());
     }
 
     fn float(&mut self, value: f64) -> Result<(), Error> {
         if !value.is_finite() {
-            return Err(Error(format!("{value} is not a number that JSON can hold")));
+            return Err(Error(format!("{value} is not a number that JSON can hold").into()));
         }
-        self.out.push(b'd');
-        self.out.extend_from_slice(&value.to_bits().to_be_bytes());
+        self.fixed(b'd', value.to_bits().to_be_bytes());
         Ok(())
+    }
+
+    fn fixed<const LEN: usize>(&mut self, tag: u8, bytes: [u8; LEN]) {
+        self.out.reserve(1 + LEN);
+        self.out.push(tag);
+        self.out.extend_from_slice(&bytes);
     }
 
     fn enter(&mut self, tag: u8) -> Result<(), Error> {
         if self.depth == MAX_DEPTH {
-            return Err(Error(format!("it is nested deeper than {MAX_DEPTH} levels")));
+            return Err(Error(format!("it is nested deeper than {MAX_DEPTH} levels").into()));
         }
         self.depth += 1;
         self.out.push(tag);
@@ -93,54 +117,9 @@ impl Encoder {
     }
 }
 
-/// The entries of a map while it is being written: where each key, its value and the entry's end lie.
-pub(crate) struct Entries {
-    start: usize,
-    /// Start of the key, start of the value, end of the entry.
-    entries: Vec<(usize, usize, usize)>,
-}
-
-impl Entries {
-    fn begin(encoder: &mut Encoder) -> Result<Self, Error> {
-        encoder.enter(b'm')?;
-        Ok(Self { start: encoder.out.len(), entries: Vec::new() })
-    }
-
-    fn key(&mut self, encoder: &Encoder) {
-        let here = encoder.out.len();
-        self.entries.push((here, here, here));
-    }
-
-    fn value(&mut self, encoder: &Encoder) {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.1 = encoder.out.len();
-        }
-    }
-
-    fn value_done(&mut self, encoder: &Encoder) {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.2 = encoder.out.len();
-        }
-    }
-
-    fn end(mut self, encoder: &mut Encoder) {
-        let out = &encoder.out;
-        let key = |&(key, value, _): &(usize, usize, usize)| &out[key..value];
-        if !self.entries.is_sorted_by_key(key) {
-            // Stable, so that equal keys keep their order.
-            self.entries.sort_by(|a, b| key(a).cmp(key(b)));
-            let sorted =
-                self.entries.iter().map(|&(key, _, end)| &out[key..end]).collect::<Vec<_>>().concat();
-            encoder.out.truncate(self.start);
-            encoder.out.extend_from_slice(&sorted);
-        }
-        encoder.leave();
-    }
-}
-
 /// Why a value has no encoding.
 #[derive(Debug)]
-pub(crate) struct Error(String);
+pub(crate) struct Error(Box<str>);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,6 +131,6 @@ impl std::error::Error for Error {}
 
 impl serde::ser::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+        Self(message.to_string().into())
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::canonical::{Encoder, Json};
+use crate::canonical::{self, Encoder, Json};
 
 /// The parameters of an operation, reduced to 33 bytes: a version byte and a SHA-256.
 ///
@@ -38,11 +38,7 @@ impl Fingerprint {
     /// [`Encode`](crate::ErrorKind::Encode) when a float is NaN or infinite (JSON has no such number, and both
     /// would become `null`), when the value is nested deeper than 128 levels, or when its own `Serialize` fails.
     pub fn of<T: Serialize + ?Sized>(parameters: &T) -> Result<Self, Error> {
-        let mut encoder = Encoder::default();
-        match parameters.serialize(&mut encoder) {
-            Ok(()) => Ok(Self::of_encoding(encoder.as_bytes())),
-            Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
-        }
+        Self::of_encoded(|encoder| parameters.serialize(encoder))
     }
 
     /// The fingerprint of a JSON text, by value: that of the `serde_json::Value` which it is, where one can hold it.
@@ -57,16 +53,14 @@ impl Fingerprint {
     /// Unicode (half of a surrogate pair).
     pub fn of_json(text: &[u8]) -> Result<Self, Error> {
         let json = Json::parse(text).map_err(|reason| Error::Encode { what: "parameters", reason })?;
-        Self::of(&json)
+        Self::of_encoded(|encoder| json.encode(encoder))
     }
 
     /// The fingerprint of bytes, of whatever they are: the payload of a message, a file. Every byte counts.
     ///
     /// The same as [`of`](Self::of) a type that serializes as bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
-        let mut encoder = Encoder::default();
-        encoder.bytes(bytes);
-        Self::of_encoding(encoder.as_bytes())
+        Self::of_hash(Sha256::new_with_prefix(canonical::head(b'b', bytes.len())).chain_update(bytes))
     }
 
     /// Whether two messages have the same content, as far as is known: one without a fingerprint may have any.
@@ -77,9 +71,7 @@ impl Fingerprint {
 
     /// The fingerprint of no parameters at all, the same as that of `()` and of `null`.
     pub(crate) fn of_nothing() -> Self {
-        let mut encoder = Encoder::default();
-        encoder.null();
-        Self::of_encoding(encoder.as_bytes())
+        Self::of_hash(Sha256::new_with_prefix(canonical::NULL))
     }
 
     /// The version byte and the digest, as stored.
@@ -91,9 +83,17 @@ impl Fingerprint {
         bytes.try_into().ok().map(Self)
     }
 
-    fn of_encoding(encoding: &[u8]) -> Self {
+    fn of_encoded(encode: impl FnOnce(&mut Encoder) -> Result<(), canonical::Error>) -> Result<Self, Error> {
+        let mut encoder = Encoder::default();
+        match encode(&mut encoder) {
+            Ok(()) => Ok(Self::of_hash(Sha256::new_with_prefix(encoder.as_bytes()))),
+            Err(error) => Err(Error::Encode { what: "parameters", reason: error.to_string() }),
+        }
+    }
+
+    fn of_hash(hash: Sha256) -> Self {
         let mut bytes = [Self::VERSION; Self::LEN];
-        bytes[1..].copy_from_slice(&Sha256::digest(encoding));
+        bytes[1..].copy_from_slice(&hash.finalize());
         Self(bytes)
     }
 }

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde::ser::{SerializeMap, SerializeStruct};
-use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{MAX_DEPTH, NUMBER_TOKEN};
+use super::{Encoder, Error, MAX_DEPTH};
 
 /// A JSON text that is compared by value, and loses nothing: neither the digits of its numbers nor a key that stands
 /// twice, as a `serde_json::Value` would.
@@ -28,29 +26,28 @@ impl<'a> Json<'a> {
             .map_err(|error| format!("no JSON: line {} column {}", error.line(), error.column()))?;
         Reader { text: valid.get(), at: 0, depth: 0 }.value()
     }
-}
 
-impl Serialize for Json<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn encode(&self, encoder: &mut Encoder) -> Result<(), Error> {
         match self {
-            Self::Null => serializer.serialize_unit(),
-            Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(text) => {
-                // As serde_json has it under `arbitrary_precision`.
-                let mut number = serializer.serialize_struct(NUMBER_TOKEN, 1)?;
-                number.serialize_field(NUMBER_TOKEN, text)?;
-                number.end()
+            Self::Null => encoder.null(),
+            Self::Bool(value) => encoder.bool(*value),
+            Self::Number(text) => encoder.number(text)?,
+            Self::String(text) => encoder.string(text),
+            Self::Array(elements) => {
+                encoder.enter(b'a')?;
+                elements.iter().try_for_each(|element| element.encode(encoder))?;
+                encoder.leave();
             }
-            Self::String(text) => serializer.serialize_str(text),
-            Self::Array(elements) => serializer.collect_seq(elements),
             Self::Object(entries) => {
-                let mut map = serializer.serialize_map(Some(entries.len()))?;
+                encoder.enter(b'm')?;
                 for (key, value) in entries {
-                    map.serialize_entry(key, value)?;
+                    encoder.string(key);
+                    value.encode(encoder)?;
                 }
-                map.end()
+                encoder.leave();
             }
         }
+        Ok(())
     }
 }
 

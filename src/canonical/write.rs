@@ -2,7 +2,8 @@
 
 use serde::ser::{self, Serialize, Serializer};
 
-use super::{Encoder, Entries, Error, NUMBER_TOKEN, RAW_TOKEN};
+use super::entries::Entries;
+use super::{Encoder, Error, NUMBER_TOKEN, RAW_TOKEN};
 
 impl<'e> Serializer for &'e mut Encoder {
     type Ok = ();
@@ -60,10 +61,7 @@ impl<'e> Serializer for &'e mut Encoder {
     fn serialize_u128(self, value: u128) -> Result<(), Error> {
         match i128::try_from(value) {
             Ok(value) => self.integer(value),
-            Err(_) => {
-                self.out.push(b'u');
-                self.out.extend_from_slice(&value.to_be_bytes());
-            }
+            Err(_) => self.fixed(b'u', value.to_be_bytes()),
         }
         Ok(())
     }
@@ -270,7 +268,6 @@ impl ser::SerializeMap for Map<'_> {
         if let Self::Open { encoder, entries, .. } = self {
             entries.value(encoder);
             value.serialize(&mut **encoder)?;
-            entries.value_done(encoder);
         }
         Ok(())
     }
@@ -291,13 +288,16 @@ impl ser::SerializeStruct for Map<'_> {
     type Error = Error;
 
     fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
-        let Self::Hidden(encoder) = self else {
-            ser::SerializeMap::serialize_key(self, name)?;
-            return ser::SerializeMap::serialize_value(self, value);
+        let encoder = match self {
+            Self::Open { encoder, entries, .. } => {
+                entries.field(encoder, name);
+                return value.serialize(&mut **encoder);
+            }
+            Self::Hidden(encoder) => encoder,
         };
         // The only field is a string: the number's digits, or the raw JSON text.
         let serde_json::Value::String(text) = serde_json::to_value(value).map_err(ser::Error::custom)? else {
-            return Err(Error(format!("{name} does not hold a text")));
+            return Err(Error(format!("{name} does not hold a text").into()));
         };
         match name {
             NUMBER_TOKEN => encoder.number(&text),

@@ -79,7 +79,7 @@ pub struct Claimed {
     /// What it is a step of.
     pub(crate) call: Call,
     /// To tell the result to those who wait for it.
-    flight: Option<Flight>,
+    flight: Option<Box<Flight>>,
 }
 
 impl Claimed {
@@ -93,6 +93,7 @@ impl Claimed {
         if let Some(flight) = &flight {
             flight.works();
         }
+        let flight = flight.map(Box::new);
         Self { transaction, owner, idempotency, records: false, call, flight }
     }
 

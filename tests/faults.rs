@@ -251,7 +251,9 @@ fn step_of(label: &str) -> Option<String> {
         "Parse" | "Query" if sql.starts_with("SELECT pg_catalog.pg_try_advisory") => "the lock",
         "Parse" | "Query" if sql.starts_with("WITH confirmed") => "the row",
         "Parse" | "Query" if sql.starts_with("BEGIN") => "BEGIN",
-        "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys AS k") => "the finish",
+        "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys") && sql.contains("state, result") => {
+            "the finish"
+        }
         "Parse" | "Query" if sql.starts_with("INSERT INTO pgonce.keys") => "the claim",
         "Parse" | "Query" if sql.starts_with("SELECT lock.ours") => "the look",
         "Parse" | "Query" if sql.starts_with("UPDATE pgonce.keys") => "the finish",

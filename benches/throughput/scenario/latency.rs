@@ -27,7 +27,7 @@ const TAKING_PART: [Contender; 10] = [
     Contender::Redis,
     Contender::Durare,
     Contender::Execute,
-    Contender::ExecuteIn,
+    Contender::Optimistic,
     Contender::Process,
     Contender::Batch(100),
     Contender::Layer,

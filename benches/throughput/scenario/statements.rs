@@ -12,8 +12,14 @@ use crate::stage::{Disk, Stage};
 const CALLERS: usize = 16;
 
 /// Those whose lines are worth a picture.
-pub const SHOWN: [Contender; 5] =
-    [Contender::Unkeyed, Contender::Floor, Contender::ByHand, Contender::Execute, Contender::Process];
+pub const SHOWN: [Contender; 6] = [
+    Contender::Unkeyed,
+    Contender::Floor,
+    Contender::ByHand,
+    Contender::Execute,
+    Contender::Optimistic,
+    Contender::Process,
+];
 
 pub async fn run(plan: &Plan, field: &Field) -> anyhow::Result<String> {
     let contenders = field.among(&SHOWN);

@@ -1,4 +1,8 @@
 //! The tests of the promise in [`pgonce::Mode::Optimistic`], and what is different in it.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "each module is a test binary elsewhere, and brings what that needs"
+)]
 
 #[path = "../cancellation.rs"]
 mod cancellation;

@@ -3,7 +3,7 @@
 -- PostgreSQL reads and plans the expression of each CHECK, and of each trigger's WHEN, anew for each statement that writes. For
 -- this table, in the two statements of a call, that was more than half of all that a call made the server do. The CHECKs
 -- refused what no release of pgonce writes; what reads a row checks it again, and no call runs on a row that it does not
--- understand.
+-- understand. (One more thing was refused: to make a pending row look finished by hand, `SET unfinished = NULL`.)
 --
 -- What keeps a pending row and an unfinished message from being committed are the deferred constraints
 -- keys_finished_before_commit and messages_finished_before_commit, as before. The latter asks shorter, and not when an operation is

@@ -91,7 +91,7 @@ impl Claimed {
         flight: Option<Flight>,
     ) -> Self {
         if let Some(flight) = &flight {
-            flight.works();
+            flight.somebody_works();
         }
         let flight = flight.map(Box::new);
         Self { transaction, owner, idempotency, records: false, call, flight }

@@ -2,13 +2,14 @@
 //! memory, without a connection. Private.
 //!
 //! It saves work and decides nothing. What is heard is a result that was committed, which stays true. That a key is in flight
-//! may be true no longer when it is heard, so it is always asked of the database; and so does whoever hears nothing for a second,
+//! may be true no longer when it is heard, so it is always asked of the database; and so does whoever waits in vain for a second or two,
 //! or hears that the call has ended otherwise than with a result.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ type Name = (Scope, IdempotencyKey);
 enum Stage {
     /// It asks the database.
     Asking,
-    /// The key is its own, and it works.
+    /// The key is its own, and it works; or another process has it, and it waits.
     Working,
     /// It stores the result and commits.
     Committing,
@@ -94,7 +95,7 @@ impl Flights {
 }
 
 impl Flight {
-    pub(crate) fn works(&self) {
+    pub(crate) fn somebody_works(&self) {
         self.stage.send_replace(Stage::Working);
     }
 
@@ -131,8 +132,14 @@ impl Drop for Flight {
 
 impl Follower {
     /// Waits for news, at most so long; without a limit, only while the result may be there any moment.
-    pub(crate) async fn hears(&mut self, limit: Option<Duration>) -> News {
-        let end = Instant::now() + limit.map_or(SILENCE, |limit| limit.min(SILENCE));
+    ///
+    /// The database knows nothing of an optimistic run before that ends, so it is not asked meanwhile.
+    pub(crate) async fn hears(&mut self, limit: Option<Duration>, optimistic: bool) -> News {
+        let wait = match limit {
+            Some(limit) if optimistic => limit,
+            limit => limit.map_or(SILENCE, |limit| limit.min(silence())),
+        };
+        let end = Instant::now() + wait;
         loop {
             match &*self.0.borrow_and_update() {
                 Stage::Landed(record) => return News::Landed(record.clone()),
@@ -146,6 +153,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// One to two seconds, so that those who came together do not ask together.
+fn silence() -> Duration {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    SILENCE + SILENCE / 64 * (NEXT.fetch_add(1, Relaxed) % 64)
 }
 
 impl fmt::Debug for Flights {

@@ -24,7 +24,8 @@ pub enum InFlight {
     /// Look again and again for at most this long in all, then fail with [`InFlight`](crate::ErrorKind::InFlight).
     ///
     /// No connection is held between two looks, so waiting duplicates cannot starve the execution they wait for.
-    /// The time counts from when the key was first found in flight, and the last look may take a second more. How long a
+    /// The time counts from when the key, or another call of this process for it, was first found in flight, and the last look may
+    /// take a second more. How long a
     /// call may take before that is the pool's affair (`acquire_timeout`), and that of PostgreSQL's `lock_timeout`.
     Wait(Duration),
 }
@@ -61,7 +62,7 @@ pub enum Isolation {
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     pool: PgPool,
-    pub(crate) hardened: bool,
+    hardened: bool,
     pub(crate) in_flight: InFlight,
     pub(crate) retention: Duration,
     pub(crate) isolation: Isolation,
@@ -169,9 +170,13 @@ impl Idempotency {
     ///
     /// **The promise** does not depend on it; the database decides. Of the calls that a value and its clones make for one key at
     /// the same time, the first one asks. The others wait in memory, without a connection, until it has committed or has found
-    /// a result, and get that. Those that [reject](InFlight::Reject) do not wait for a closure: whether it still runs they ask the
-    /// database. So do all when the first one ends otherwise, or is not heard of for a second. So a storm of retries that
-    /// [wait](InFlight::Wait) costs one execution and one connection, and a storm of replays one question.
+    /// a result, and get that; so a storm of retries that [wait](InFlight::Wait) costs one execution and one connection, and a
+    /// storm of replays one question. Only a result is believed: where the first one ends otherwise, or has none after one to
+    /// two seconds, the others ask the database (in [`Mode::Optimistic`], which leaves no trace there before it ends, only when
+    /// they have waited for as long as they may).
+    ///
+    /// Those that [reject](InFlight::Reject) do not wait for a closure, but up to a second for the first one to have asked or
+    /// committed; whether a closure still runs they ask the database.
     ///
     /// Another [`Idempotency::new`] has nothing to do with it, nor has [`execute_in`](Self::execute_in).
     pub fn with_single_flight(mut self, single_flight: bool) -> Self {
@@ -238,7 +243,7 @@ impl Idempotency {
     /// For a closure before which nothing is claimed.
     pub(crate) async fn begin_optimistic(&self) -> Result<Transaction, Error> {
         let conn = self.pool.acquire().await?;
-        let begin = format!("{}; {}", self.begin_statement(self.isolation), sql::opening(self.hardened));
+        let begin = format!("{}; {}", self.begin_statement(self.isolation), sql::OPEN);
         Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 

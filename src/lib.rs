@@ -155,8 +155,8 @@
 //! The first call has not committed, and the second one is here. By default the second fails with
 //! [`InFlight`](ErrorKind::InFlight) at once. With [`InFlight::Wait`] it looks again and again, for a bounded time, and returns the
 //! first one's result, or executes if the first one failed. It holds no connection between two looks, so that waiting duplicates
-//! cannot starve the one that they wait for. Of the duplicates in one process one looks for all
-//! ([single flight](Idempotency::with_single_flight)); in different ones each look is a short transaction.
+//! cannot starve the one that they wait for. Of the duplicates in one process one looks for all, as long as
+//! it is heard of ([single flight](Idempotency::with_single_flight)); in different ones each look is a short transaction.
 //!
 //! # Many replays, or hardly any
 //!

@@ -1,6 +1,9 @@
 //! A look at what is committed for an operation, in no transaction. Private.
 
+use std::time::Duration;
+
 use sqlx::PgExecutor;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::call::{Call, CallOutcome};
@@ -24,7 +27,8 @@ impl Idempotency {
         operation: &Operation,
         call: &Call,
     ) -> Result<Option<Record>, Error> {
-        match look(self.pool(), operation).await {
+        let looked = timeout(LOOK, look(self.pool(), operation)).await;
+        match looked.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
             Ok(Some(record)) => {
                 debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
                 call.replays(&record);
@@ -47,7 +51,10 @@ impl Idempotency {
     }
 }
 
-/// An aborted transaction was used further: nothing of it can have been committed.
+/// How long the error of a closure is held back for a look that does not come through, on a pool that is exhausted.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// An aborted transaction was used further: nothing of it can have been committed, since every COMMIT is refused.
 pub(crate) fn is_swallowed<E: ClosureError>(error: &E) -> bool {
     database_error(error.as_error()).and_then(|error| error.code()).as_deref() == Some("25P02")
 }

@@ -9,7 +9,7 @@
 /// | --- | --- | --- | --- |
 /// | [`ClaimFirst`](Self::ClaimFirst) | two statements beyond BEGIN and COMMIT | two, and BEGIN and ROLLBACK | never |
 /// | [`LookFirst`](Self::LookFirst) | three | **one**, and no transaction | never |
-/// | [`Optimistic`](Self::Optimistic) | **one** | the closure, and one | at each retry |
+/// | [`Optimistic`](Self::Optimistic) | **one** | the closure, and up to three, and BEGIN and ROLLBACK | at each retry, and as below |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
@@ -25,7 +25,8 @@ pub enum Mode {
     /// **The promise** is kept in full: at most one execution commits, the closure's writes, the key and the result together,
     /// and every call gets the first result. But it is found out later that there is one:
     ///
-    /// - a retry **runs the closure again**, and rolls it back. So does one of two calls at the same time. What the closure does
+    /// - a retry **runs the closure again**, and rolls it back. So does one of two calls at the same time, in different
+    ///   processes. What the closure does
     ///   outside of this database (a call to a card processor, an email) is done again, and a
     ///   [`derived_key`](crate::Operation::derived_key) is needed more than ever;
     /// - a retry takes the closure's row locks, and waits for them, before it learns that there was nothing to do;
@@ -35,12 +36,12 @@ pub enum Mode {
     /// - a closure that fails because the first execution had succeeded (the account is empty now) does not show its failure: the
     ///   key is read, and the first result wins;
     /// - a call with other parameters runs the closure, too, before it fails with
-    ///   [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch);
-    /// - a COMMIT of the closure's own is found out and reported
-    ///   ([`AtomicityViolation`](crate::ErrorKind::AtomicityViolation)), but what it has committed stays, without its key. On a
-    ///   [hardened pool](crate::Idempotency::connect) the database refuses it, as it does in the other modes.
+    ///   [`FingerprintMismatch`](crate::ErrorKind::FingerprintMismatch).
     ///
-    /// It is for `execute`, `execute_once` and `execute_recording`. What has no closure ([`claim`](crate::Idempotency::claim),
+    /// The retention counts from the end of the closure. A COMMIT of the closure's own is refused by the database, here by a cursor
+    /// that is open until the result is stored.
+    ///
+    /// It is for `execute` and `execute_recording`. What cannot run again (`execute_once`), what has no closure ([`claim`](crate::Idempotency::claim),
     /// the HTTP layer), what is in a transaction of the caller's ([`execute_in`](crate::Idempotency::execute_in)) and the
     /// [`Inbox`](crate::Inbox), whose single statement is a claim already, claim first.
     Optimistic,

@@ -55,12 +55,12 @@ impl Idempotency {
                             waiting.get_or_insert_with(|| Step::wait(call));
                         }
                         let began = Instant::now();
-                        let news = first.hears(limit).await;
+                        let news = first.hears(limit, optimistic).await;
                         patience.waited_behind(began.elapsed());
                         match news {
                             News::Landed(record) => return heard(operation, record, call),
-                            News::Ended => continue,
-                            News::Silence => {}
+                            News::Ended if limit.is_some() => continue,
+                            News::Ended | News::Silence => {}
                         }
                     }
                 }
@@ -69,6 +69,9 @@ impl Idempotency {
                 Ok(Some(claim)) => return Ok(claim),
                 Ok(None) => {
                     debug!("the key is in flight");
+                    if let Some(flight) = &flight {
+                        flight.somebody_works();
+                    }
                     operation.in_flight_error()
                 }
                 Err(error) => error,
@@ -134,7 +137,7 @@ impl Idempotency {
         let retention = self.retention_of(operation);
         if optimistic {
             let transaction = self.begin_optimistic().await?;
-            return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention, self.hardened)));
+            return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention)));
         }
         let mut conn = self.pool().acquire().await?;
         if self.mode == Mode::LookFirst
@@ -173,7 +176,8 @@ impl Idempotency {
         let call = Call::new(K::CALL, operation, self.scope_label);
         let mut patience = self.patience_for(operation);
         let mut closure = closure;
-        let mut optimistic = self.mode == Mode::Optimistic && !operation.is_message();
+        // What cannot run again must not run in vain.
+        let mut optimistic = self.mode == Mode::Optimistic && !operation.is_message() && again.is_some();
         async {
             loop {
                 let mut claimed = match self.enter(operation, &mut patience, &call, optimistic).await? {
@@ -213,6 +217,8 @@ impl Idempotency {
                 if again {
                     warn!("a serialization failure, a deadlock or a lost COMMIT: the closure runs again");
                     call.retries();
+                } else {
+                    call.comes_to(CallOutcome::Cancelled);
                 }
                 closure = copy;
                 tokio::time::sleep(pause).await;

@@ -109,10 +109,13 @@ WHERE scope = $1 AND key = $2 AND (state = 'pending' OR expires_at > pg_catalog.
 /// Retentions are capped here, far below where a timestamp overflows.
 const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// What is sent with a BEGIN before a closure whose key is claimed [at the end](Owner::at_the_end).
-pub(crate) fn opening(guarded: bool) -> &'static str {
-    if guarded { optimistic::MARK_AND_GUARD } else { optimistic::MARK }
+/// As the row will have it.
+fn whole_micros(retention: Duration) -> Duration {
+    Duration::from_micros(retention.min(MAX_RETENTION).as_micros() as u64)
 }
+
+/// What is sent with a BEGIN before a closure whose key is claimed [at the end](Owner::at_the_end).
+pub(crate) const OPEN: &str = optimistic::OPEN;
 
 /// What [`look`] found.
 pub(crate) enum Found {
@@ -154,7 +157,7 @@ async fn own(
     finish: Finish,
 ) -> Result<Option<Owner>, Error> {
     let attempt = Uuid::new_v4();
-    let retention = retention.min(MAX_RETENTION);
+    let retention = whole_micros(retention);
     let claimed: Option<(String, DateTime<Utc>)> = sqlx::query_as(statement)
         .bind(operation.scope().as_str())
         .bind(operation.key().as_str())
@@ -201,7 +204,7 @@ pub(crate) async fn finish(
     result: &[u8],
 ) -> Result<Finished, sqlx::Error> {
     let statement = match owner.finish {
-        Finish::Insert { .. } => {
+        Finish::Insert => {
             let stored = optimistic::insert(conn, owner, state, result).await?;
             return Ok(match stored {
                 Some((completed_at, expires_at)) => {
@@ -227,7 +230,7 @@ pub(crate) async fn finish(
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
     match owner.finish {
-        Finish::Insert { .. } => sqlx::query_scalar(optimistic::STILL_INSIDE).fetch_one(conn).await,
+        Finish::Insert => sqlx::query_scalar(optimistic::STILL_INSIDE).fetch_one(conn).await,
         _ => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await,
     }
 }

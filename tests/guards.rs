@@ -29,7 +29,7 @@ async fn assert_reported(db: &Database, idempotency: &Idempotency, error: Error,
 
 #[tokio::test]
 async fn every_deed_is_reported_on_a_plain_pool() {
-    for deed in undone() {
+    for deed in all() {
         let db = Database::new().await;
         let idempotency = db.idempotency();
         let error = idempotency
@@ -49,7 +49,7 @@ async fn every_deed_is_reported_on_a_plain_pool() {
 async fn every_deed_is_reported_even_if_the_closure_then_fails() {
     // Where the closure only swallowed an error, or left a savepoint, everything is undone and its error stands.
     let harmless = [SwallowAnError, ForgetNested];
-    for deed in undone().filter(|deed| !harmless.contains(deed)) {
+    for deed in all().filter(|deed| !harmless.contains(deed)) {
         let db = Database::new().await;
         let idempotency = db.idempotency();
         let error = idempotency
@@ -382,7 +382,7 @@ async fn a_panic_rolls_back_closes_the_connection_and_frees_the_key() {
 #[tokio::test]
 async fn an_escape_does_not_leave_its_connection_in_the_pool() {
     let db = Database::new().await;
-    for deed in undone() {
+    for deed in all() {
         let idempotency = support::on(db.pool_of(1));
         let failed = idempotency
             .execute(&operation(), async |conn| {

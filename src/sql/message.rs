@@ -144,6 +144,14 @@ impl Batch<'_> {
         Ok((rows.into_iter().map(|(key, ..)| key).collect(), owner))
     }
 
+    fn unknown_fingerprint(&self, key: &str) -> Error {
+        let reason = "its fingerprint was written by a release that this one does not know".to_owned();
+        match IdempotencyKey::try_from(key) {
+            Ok(key) => Error::Decode { scope: self.scope.clone(), key, reason },
+            Err(error) => error,
+        }
+    }
+
     pub(crate) async fn look(&self, conn: &mut PgConnection, keys: &[&str]) -> Result<Vec<Standing>, Error> {
         let rows = sqlx::query(LOOK_BATCH)
             .bind(self.scope.as_str())
@@ -153,11 +161,11 @@ impl Batch<'_> {
             .map_err(Error::of_statement)?;
         rows.iter()
             .map(|row| {
+                let key: String = row.try_get("key")?;
                 let fingerprint = Fingerprint::from_bytes(row.try_get("fingerprint")?);
                 Ok(Standing {
-                    key: row.try_get("key")?,
-                    // As long as the table's own check wants it.
-                    fingerprint: fingerprint.unwrap_or_else(Fingerprint::of_nothing),
+                    fingerprint: fingerprint.ok_or_else(|| self.unknown_fingerprint(&key))?,
+                    key,
                     pending: row.try_get("pending")?,
                     expired: row.try_get("expired")?,
                 })

@@ -8,11 +8,9 @@ use sqlx::postgres::PgDatabaseError;
 use super::Owner;
 use crate::record::State;
 
-/// Sent with BEGIN. A setting that ends with the transaction marks the one in which the closure was begun.
-pub(super) const MARK: &str = "SET LOCAL pgonce.open = 'on'";
-
-/// The same on a hardened pool, with a guard: until the cursor is closed, every COMMIT fails (see migration 5).
-pub(super) const MARK_AND_GUARD: &str = "\
+/// Sent with BEGIN. A setting that ends with the transaction marks the one in which the closure was begun; and until the cursor
+/// is closed, every COMMIT fails (see migration 5).
+pub(super) const OPEN: &str = "\
 SET LOCAL pgonce.open = 'on'; DECLARE pgonce_open NO SCROLL CURSOR WITH HOLD FOR SELECT pgonce.refuse_commit()";
 
 /// AND CHAIN, for the reason that messages have.
@@ -25,7 +23,7 @@ pub(super) const STILL_INSIDE: &str =
 /// Inserts the finished row. One row means stored.
 ///
 /// No row, or a violation of the primary key, means that another execution has the key, or had it: a row is there, or another
-/// transaction holds its advisory lock, which is not waited for. Or we are no longer in the transaction, where this would be
+/// transaction holds its advisory lock, which is not waited for (a batch of messages has no such lock, and is). Or we are no longer in the transaction, where this would be
 /// committed by itself. (Not ON CONFLICT, which costs more than a plain INSERT: whoever comes too late rolls back in any case.)
 const INSERT: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id, created_at,

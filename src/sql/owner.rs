@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{MAX_RETENTION, message, optimistic};
+use super::{message, optimistic, whole_micros};
 use crate::record::{Record, State};
 use crate::{Fingerprint, IdempotencyKey, Operation, Scope};
 
@@ -37,10 +37,7 @@ pub(crate) enum Finish {
     /// A message's is complete; what is left to prove is proven with the COMMIT.
     AtCommit,
     /// It is not there yet.
-    Insert {
-        /// Whether every COMMIT is refused until then.
-        guarded: bool,
-    },
+    Insert,
 }
 
 /// What [`finish`] came to.
@@ -54,18 +51,18 @@ pub(crate) enum Finished {
 }
 
 impl Owner {
-    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`opening`].
-    pub(crate) fn at_the_end(operation: &Operation, retention: Duration, guarded: bool) -> Self {
+    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`OPEN`](super::OPEN).
+    pub(crate) fn at_the_end(operation: &Operation, retention: Duration) -> Self {
         Self {
             scope: operation.scope().clone(),
             key: operation.key().clone(),
             fingerprint: *operation.fingerprint(),
             attempt: Uuid::new_v4(),
-            retention: retention.min(MAX_RETENTION),
+            retention: whole_micros(retention),
             expires_at: DateTime::UNIX_EPOCH,
             lock: operation.key().as_str().into(),
             transaction_id: String::new(),
-            finish: Finish::Insert { guarded },
+            finish: Finish::Insert,
         }
     }
 
@@ -73,8 +70,8 @@ impl Owner {
     pub(crate) fn finish_and_commit(&self) -> Option<Cow<'static, str>> {
         match self.finish {
             Finish::AtCommit => Some(message::finish_and_commit(self).into()),
-            Finish::Insert { guarded: true } => Some(optimistic::CLOSE_AND_COMMIT.into()),
-            Finish::Insert { guarded: false } | Finish::Update | Finish::Upsert => None,
+            Finish::Insert => Some(optimistic::CLOSE_AND_COMMIT.into()),
+            Finish::Update | Finish::Upsert => None,
         }
     }
 

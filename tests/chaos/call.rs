@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::log::{Answer, Entry, Journal, Receipt, Start, Stored, now};
-use crate::plan::{Api, Deed, Try};
+use crate::plan::{Api, Try};
 use crate::work::{Failure, Work, terms};
 
 pub struct Caller {
@@ -36,7 +36,7 @@ impl Caller {
             retention: retention.as_micros() as i64,
             api: with.api,
             deed: with.deed,
-            optimistic: self.mode(&with) == Mode::Optimistic,
+            optimistic: with.mode == Mode::Optimistic,
             cancels: with.cancel.is_some(),
             at: now(),
         }));
@@ -64,13 +64,8 @@ impl Caller {
         answer
     }
 
-    /// On a plain pool nothing refuses a COMMIT in an optimistic closure, and what it committed stays.
-    fn mode(&self, with: &Try) -> Mode {
-        if with.deed == Deed::Commits && !self.hardened { Mode::ClaimFirst } else { with.mode }
-    }
-
     async fn make(&self, operation: &Operation, work: &Work<'_>, with: &Try) -> Answer {
-        let idempotency = self.idempotency.clone().with_isolation(with.isolation).with_mode(self.mode(with));
+        let idempotency = self.idempotency.clone().with_isolation(with.isolation).with_mode(with.mode);
         let plain = async |conn: &mut PgConnection| work.run_plain(conn).await;
         match with.api {
             Api::Execute => told(idempotency.execute(operation, plain).await),

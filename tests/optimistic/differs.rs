@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use pgonce::{Error, ErrorKind, Idempotency, InFlight, Isolation, Mode, Operation, Outcome};
 use sqlx::{Executor, PgConnection};
-use support::deed::{COMMITS, commit_deed};
 use support::{Database, charge, key, operation, scope};
 use tokio::sync::Barrier;
 
@@ -17,8 +16,11 @@ fn optimistic(db: &Database) -> Idempotency {
     db.idempotency().with_mode(Mode::Optimistic)
 }
 
+/// With a savepoint to which it goes back: the mark of the transaction and the guard stay.
 async fn fill(conn: &mut PgConnection, amount: i64) -> Result<i64, Error> {
     conn.execute("SAVEPOINT mine").await?;
+    drop(conn.execute("SELECT 1 / 0").await);
+    conn.execute("ROLLBACK TO SAVEPOINT mine").await?;
     charge(conn, amount).await
 }
 
@@ -136,8 +138,7 @@ async fn a_key_that_a_claim_holds_is_in_flight() {
 async fn without_its_migration_it_says_so() {
     let db = Database::new().await;
     sqlx::raw_sql("DROP FUNCTION pgonce.refuse_commit()").execute(&db.pool).await.unwrap();
-    let hardened = Idempotency::connect(db.options()).await.unwrap().with_mode(Mode::Optimistic);
-    let error = hardened.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
+    let error = optimistic(&db).execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
     let verified = pgonce::verify(&db.pool).await.unwrap_err();
     assert!(verified.to_string().contains("pgonce.refuse_commit is missing"), "{verified}");
@@ -157,18 +158,36 @@ async fn constraints_may_be_made_immediate() {
     db.assert_charged_once().await;
 }
 
+/// It claims first, since it could not run a second time.
 #[tokio::test]
-async fn on_a_plain_pool_a_commit_of_the_closure_is_reported_and_stays() {
-    for deed in COMMITS {
-        let db = Database::new().await;
-        let error = optimistic(&db)
-            .execute(&operation(), async |conn| {
-                commit_deed(conn, deed).await?;
-                Ok::<_, Error>(1)
-            })
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{deed:?}: {error}");
-        assert_eq!((db.count("ledger").await, db.count("pgonce.keys").await), (1, 0), "{deed:?}");
+async fn what_cannot_run_again_takes_over_what_is_expired() {
+    let db = Database::new().await;
+    let short = operation().with_retention(Duration::ZERO);
+    let idempotency = optimistic(&db);
+    for _ in 0..3 {
+        let once = idempotency.execute_once(&short, async |conn| charge(conn, 1).await);
+        assert!(!once.await.unwrap().is_replayed());
     }
+    assert_eq!(db.count("ledger").await, 3);
+}
+
+/// Longer than a waiter otherwise asks for itself.
+#[tokio::test]
+async fn who_waits_for_a_run_of_the_same_process_does_not_run_beside_it() {
+    let db = Database::new().await;
+    let idempotency = optimistic(&db).with_in_flight(InFlight::Wait(Duration::from_secs(60)));
+    let runs = AtomicU32::new(0);
+    let call = async || {
+        let runs = &runs;
+        let closure = async move |conn: &mut PgConnection| {
+            runs.fetch_add(1, SeqCst);
+            conn.execute("SELECT pg_sleep(2.5)").await?;
+            charge(conn, 42).await
+        };
+        idempotency.execute(&operation(), closure).await.unwrap().is_replayed()
+    };
+    let replayed = futures_util::future::join_all((0..16).map(|_| call())).await;
+    assert_eq!(replayed.iter().filter(|replayed| !**replayed).count(), 1);
+    assert_eq!(runs.load(SeqCst), 1);
+    db.assert_charged_once().await;
 }

@@ -11,6 +11,7 @@ pub enum Deed {
     Commit,
     CommitAndChain,
     CommitSwallowed,
+    CommitAndGoOn,
     SetConstraintsImmediate,
     Rollback,
     RollbackAndBeginAgain,
@@ -24,11 +25,12 @@ pub enum Deed {
 
 pub use Deed::*;
 
-pub const ALL: [Deed; 11] = [
+pub const ALL: [Deed; 12] = [
     SwallowAnError,
     Commit,
     CommitAndChain,
     CommitSwallowed,
+    CommitAndGoOn,
     SetConstraintsImmediate,
     Rollback,
     RollbackAndBeginAgain,
@@ -43,13 +45,6 @@ pub fn all() -> impl Iterator<Item = Deed> {
     ALL.into_iter().filter(|deed| *deed != SetConstraintsImmediate || super::mode() != Mode::Optimistic)
 }
 
-/// Those that leave nothing of what was before them, on a plain pool. In optimistic mode nothing there refuses a COMMIT.
-pub fn undone() -> impl Iterator<Item = Deed> {
-    all().filter(|deed| !COMMITS.contains(deed) || super::mode() != Mode::Optimistic)
-}
-
-pub const COMMITS: [Deed; 3] = [Commit, CommitAndChain, CommitSwallowed];
-
 pub async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Error> {
     super::charge(conn, 42).await?;
     match deed {
@@ -57,6 +52,11 @@ pub async fn commit_deed(conn: &mut PgConnection, deed: Deed) -> Result<(), Erro
         Commit => conn.execute("COMMIT").await.map(drop)?,
         CommitAndChain => conn.execute("COMMIT AND CHAIN").await.map(drop)?,
         CommitSwallowed => drop(conn.execute("COMMIT").await),
+        // What fails afterwards fails in another transaction.
+        CommitAndGoOn => {
+            conn.execute("COMMIT AND CHAIN").await?;
+            conn.execute("SELECT 1 / 0").await.map(drop)?;
+        }
         SetConstraintsImmediate => conn.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop)?,
         Rollback => conn.execute("ROLLBACK").await.map(drop)?,
         RollbackAndBeginAgain => conn.execute("ROLLBACK; BEGIN").await.map(drop)?,

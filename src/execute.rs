@@ -10,7 +10,7 @@ use crate::closure::{AsyncClosure, ClosureError};
 use crate::kind::{Plain, Recording};
 use crate::protocol::{self, Attempt};
 use crate::record::{State, encode_as};
-use crate::run::guard_violation;
+use crate::settle::guard_violation;
 use crate::sql::{Finish, Savepoint};
 use crate::step::Step;
 use crate::transaction::depth;

@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Flights(Mutex<HashMap<Name, watch::Receiver<Stage>>>);
 
-type Name = (Scope, IdempotencyKey);
+type Name = Arc<(Scope, IdempotencyKey)>;
 
 /// How far the first call for a key is.
 enum Stage {
@@ -71,7 +71,7 @@ pub(crate) enum News {
 
 impl Flights {
     pub(crate) fn board(self: &Arc<Self>, operation: &Operation) -> Place {
-        let name = (operation.scope().clone(), operation.key().clone());
+        let name = Arc::new((operation.scope().clone(), operation.key().clone()));
         match self.lock().entry(name) {
             Entry::Occupied(first) => Place::Behind(Follower(first.get().clone())),
             Entry::Vacant(place) => {

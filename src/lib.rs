@@ -298,6 +298,7 @@ mod reaper;
 mod record;
 mod retention;
 mod run;
+mod settle;
 mod sql;
 mod step;
 #[cfg(feature = "testing")]

@@ -10,7 +10,7 @@ use super::{BatchReport, Handled, Inbox, Message};
 use crate::call::{Call, CallOutcome};
 use crate::closure::ClosureError;
 use crate::patience::Patience;
-use crate::run::Settled;
+use crate::settle::Settled;
 use crate::step::Step;
 use crate::{Error, Fingerprint, InFlight};
 

@@ -50,7 +50,7 @@ pub(crate) async fn commit(
     let is_finish = with_finish.is_some();
     let commit = async {
         match with_finish {
-            Some(text) => transaction.commit_and_chain(&text).await,
+            Some(text) => transaction.commit_and_chain(text).await,
             None => transaction.commit().await,
         }
     };

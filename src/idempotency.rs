@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr};
 use tracing::Instrument;
 
 use crate::flight::Flights;
@@ -236,7 +236,7 @@ impl Idempotency {
         conn: PoolConnection<Postgres>,
         isolation: Isolation,
     ) -> Result<Transaction, Error> {
-        let begin = self.begin_statement(isolation).to_owned();
+        let begin = self.begin_statement(isolation).into_sql_str();
         Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 
@@ -244,7 +244,7 @@ impl Idempotency {
     pub(crate) async fn begin_optimistic(&self) -> Result<Transaction, Error> {
         let conn = self.pool.acquire().await?;
         let begin = format!("{}; {}", self.begin_statement(self.isolation), sql::OPEN);
-        Transaction::begin(conn, begin).await.map_err(Error::of_begin)
+        Transaction::begin(conn, AssertSqlSafe(begin).into_sql_str()).await.map_err(Error::of_begin)
     }
 
     /// The level is always named, since the server's default may be another one; `READ WRITE` lifts the hardened pool's

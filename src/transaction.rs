@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgTransactionManager as Manager;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres, SqlSafeStr};
+use sqlx::{Connection, Executor, PgConnection, Postgres, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
@@ -27,10 +27,10 @@ impl Transaction {
     /// Opens the transaction through sqlx's own begin, so that a nested `begin()` stays a savepoint.
     pub(crate) async fn begin(
         conn: PoolConnection<Postgres>,
-        statement: String,
+        statement: SqlStr,
     ) -> Result<Self, sqlx::Error> {
         let mut transaction = Self { conn, ended: false };
-        Manager::begin(&mut transaction.conn, Some(AssertSqlSafe(statement).into_sql_str())).await?;
+        Manager::begin(&mut transaction.conn, Some(statement)).await?;
         Ok(transaction)
     }
 
@@ -46,8 +46,8 @@ impl Transaction {
 
     /// Commits with this text, which leaves another transaction open, an empty one: it ends when the pool takes the
     /// connection back, which asks the server in any case.
-    pub(crate) async fn commit_and_chain(mut self, text: &str) -> Result<(), sqlx::Error> {
-        let committed = self.conn.execute(AssertSqlSafe(text.to_owned())).await.map(drop);
+    pub(crate) async fn commit_and_chain(mut self, text: SqlStr) -> Result<(), sqlx::Error> {
+        let committed = self.conn.execute(text).await.map(drop);
         if committed.is_ok() {
             Manager::start_rollback(&mut self.conn);
         }

@@ -1,7 +1,7 @@
 //! The statements of messages, which have no result: their rows are inserted as completed. Private.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -70,8 +70,9 @@ RETURNING keys.key, pg_catalog.pg_current_xact_id()::text, keys.expires_at";
 ///
 /// AND CHAIN, since sqlx counts transactions and would not know that this one has ended: it gets another one to end. The
 /// values cannot be bound; the only one is a number that the server made.
-pub(super) fn finish_and_commit(owner: &Owner) -> String {
-    format!("SELECT pgonce.finish('{}'); COMMIT AND CHAIN", owner.transaction_id)
+pub(super) fn finish_and_commit(owner: &Owner) -> SqlStr {
+    let text = format!("SELECT pgonce.finish('{}'); COMMIT AND CHAIN", owner.transaction_id);
+    AssertSqlSafe(text).into_sql_str()
 }
 
 /// The messages of a batch, as columns; and who claims them, for how long.

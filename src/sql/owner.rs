@@ -1,9 +1,9 @@
 //! Who owns a row that is not finished: [`Owner`], and how it is finished. Private.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::{SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
 use super::{message, optimistic, whole_micros};
@@ -67,10 +67,10 @@ impl Owner {
     }
 
     /// What is to be sent instead of a plain COMMIT.
-    pub(crate) fn finish_and_commit(&self) -> Option<Cow<'static, str>> {
+    pub(crate) fn finish_and_commit(&self) -> Option<SqlStr> {
         match self.finish {
-            Finish::AtCommit => Some(message::finish_and_commit(self).into()),
-            Finish::Insert => Some(optimistic::CLOSE_AND_COMMIT.into()),
+            Finish::AtCommit => Some(message::finish_and_commit(self)),
+            Finish::Insert => Some(optimistic::CLOSE_AND_COMMIT.into_sql_str()),
             Finish::Update | Finish::Upsert => None,
         }
     }

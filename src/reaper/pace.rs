@@ -67,3 +67,37 @@ impl Pace {
         self.failures = self.failure.build();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn it_rests_in_proportion_to_the_work() {
+        let pace = Pace::new(4, MINUTE);
+        assert_eq!(pace.rest(Duration::from_millis(25)), Duration::from_millis(100));
+        assert_eq!(Pace::new(0, MINUTE).rest(MINUTE), Duration::ZERO);
+    }
+
+    #[test]
+    fn intervals_are_jittered_around_the_one_that_was_set() {
+        let mut pace = Pace::new(4, MINUTE);
+        let intervals: Vec<_> = (0..1000).map(|_| pace.interval()).collect();
+        assert!(intervals.iter().all(|interval| (MINUTE * 2 / 3..=MINUTE * 4 / 3).contains(interval)));
+        assert!(intervals.iter().any(|interval| *interval < MINUTE * 9 / 10));
+        assert!(intervals.iter().any(|interval| *interval > MINUTE * 11 / 10));
+    }
+
+    #[test]
+    fn failures_are_waited_for_longer_each_time_and_no_longer_than_an_interval() {
+        let mut pace = Pace::new(4, MINUTE);
+        let first = pace.failure();
+        assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&first), "{first:?}");
+        let later = (0..20).map(|_| pace.failure()).last().unwrap_or_default();
+        assert!((MINUTE / 2..=MINUTE).contains(&later), "{later:?}");
+        pace.works();
+        assert!(pace.failure() <= Duration::from_secs(2));
+    }
+}

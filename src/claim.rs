@@ -115,7 +115,7 @@ impl Claimed {
     pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
         let result = encode_any(result, self.idempotency.max_result_size)
             .map(|result| Some((State::Completed, result)));
-        self.conclude(result).await.map_err(|not| not.error)
+        self.conclude(result).await.map(drop).map_err(|not| not.error)
     }
 
     /// Prepares for a final failure: [`RecordingClaim::fail`] undoes what was written from here on.
@@ -156,17 +156,12 @@ impl Claimed {
         Ok(())
     }
 
-    /// When the key's retention will end, by the database's clock.
-    #[cfg(feature = "axum")]
-    pub(crate) fn expires_at(&self) -> DateTime<Utc> {
-        self.owner.expires_at
-    }
-
     /// Stores the encoded result, if there is one, and commits; rolls back when it could not be encoded.
+    /// Tells when the key's retention will end, by the database's clock.
     pub(crate) async fn conclude(
         self,
         result: Result<Option<(State, Vec<u8>)>, Error>,
-    ) -> Result<(), NotCommitted> {
+    ) -> Result<DateTime<Utc>, NotCommitted> {
         let call = self.call.clone();
         let stores = !matches!(result, Ok(None));
         let step = if stores { Step::finish } else { Step::finish_message }(&call, &self.idempotency);
@@ -175,9 +170,9 @@ impl Claimed {
             _ => CallOutcome::Executed,
         };
         match self.store_and_commit(result).instrument(step.span()).await {
-            Ok(()) => {
+            Ok(expires_at) => {
                 call.comes_to(outcome);
-                Ok(())
+                Ok(expires_at)
             }
             Err(not) => {
                 call.fails_with(&not.error);
@@ -190,7 +185,7 @@ impl Claimed {
     async fn store_and_commit(
         mut self,
         result: Result<Option<(State, Vec<u8>)>, Error>,
-    ) -> Result<(), NotCommitted> {
+    ) -> Result<DateTime<Utc>, NotCommitted> {
         if let Some(flight) = &self.flight {
             flight.commits();
         }
@@ -217,10 +212,11 @@ impl Claimed {
         commit(self.transaction, &self.owner, &self.idempotency, &self.call).await?;
         debug!("committed the writes, the key and the result");
         let owner = self.owner;
+        let expires_at = owner.expires_at;
         if let Some(flight) = self.flight.filter(|flight| flight.began().elapsed() < owner.retention) {
             flight.lands(|| owner.into_record(state, result, completed_at));
         }
-        Ok(())
+        Ok(expires_at)
     }
 
     async fn store(&mut self, state: State, result: &[u8]) -> Result<DateTime<Utc>, Error> {
@@ -321,7 +317,7 @@ impl RecordingClaim {
     pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
         let limit = self.0.idempotency.max_result_size;
         let failure = encode_any(failure, limit).map(|failure| Some((State::Failed, failure)));
-        self.0.conclude(failure).await.map_err(|not| not.error)
+        self.0.conclude(failure).await.map(drop).map_err(|not| not.error)
     }
 
     /// Undoes everything; see [`Claimed::release`].

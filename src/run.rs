@@ -150,14 +150,17 @@ impl Idempotency {
             _ => Finish::Update,
         };
         let attempt = protocol::claim(transaction.connection(), operation, retention, finish).await;
-        if let Ok(Attempt::Claimed(owner)) = attempt {
-            return Ok(Entered::Claimed(transaction, owner));
-        }
-        transaction.rollback().await;
-        match attempt? {
-            Attempt::Replayed(record) => Ok(Entered::Replayed(record)),
-            Attempt::Claimed(_) | Attempt::InFlight => Ok(Entered::InFlight),
-        }
+        let entered = match attempt {
+            Ok(Attempt::Claimed(owner)) => return Ok(Entered::Claimed(transaction, owner)),
+            Ok(Attempt::Replayed(record)) => Entered::Replayed(record),
+            Ok(Attempt::InFlight) => Entered::InFlight,
+            Err(error) => {
+                transaction.rollback().await;
+                return Err(error);
+            }
+        };
+        transaction.leave();
+        Ok(entered)
     }
 
     /// `again` makes the copy for the next attempt; without it there is none.

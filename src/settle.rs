@@ -34,7 +34,7 @@ impl Claimed {
             Ok(value) => {
                 let encoded = encode(&value);
                 return match self.conclude(encoded).await {
-                    Ok(()) => Settled::Committed(value),
+                    Ok(_) => Settled::Committed(value),
                     Err(NotCommitted { error, lost }) if lost || error.is_conflict() => {
                         Settled::Again(E::from(error))
                     }

@@ -18,9 +18,9 @@ mod verify;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgExecutor, Row};
-use uuid::Uuid;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, PgExecutor, Postgres, Row};
 
 pub(crate) use self::message::Batch;
 pub(crate) use self::owner::{Finish, Finished, Owner};
@@ -32,19 +32,31 @@ pub(crate) use self::verify::VERIFY;
 use crate::record::{Record, State};
 use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
-/// Inserts the pending row. One row (the transaction's id) means claimed.
-///
-/// No row means that the key exists, or that another transaction holds its advisory lock: a claim in flight is noticed
-/// without waiting for its row lock. A collision of two keys' locks costs a needless `InFlight` and nothing else; the
-/// unique index decides. `RETURNING` rather than a column holds the transaction id here, so that a conflict assigns
-/// none: a replay writes no WAL.
-const CLAIM: &str = "\
+macro_rules! claim {
+    ($returning:literal) => {
+        concat!(
+            "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
 SELECT $1, $2, $3, $4, 'pending', 0, pg_catalog.statement_timestamp(),
        pg_catalog.statement_timestamp() + $5 * interval '1 microsecond'
 WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
-ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_catalog.pg_current_xact_id()::text, expires_at";
+ON CONFLICT (scope, key) DO NOTHING",
+            $returning
+        )
+    };
+}
+
+/// Inserts the pending row. One row means claimed.
+///
+/// No row means that the key exists, or that another transaction holds its advisory lock: a claim in flight is noticed
+/// without waiting for its row lock. A collision of two keys' locks costs a needless `InFlight` and nothing else; the
+/// unique index decides. The row's xmin tells [`FINISH`] which transaction's it is: an answer with rows costs the server and us
+/// more than that.
+const CLAIM: &str = claim!("");
+
+/// The same, for [`FINISH_SERIALIZABLE`]: it returns the transaction's id. (In RETURNING rather than in a column, so that a
+/// conflict assigns none: a replay writes no WAL.)
+const CLAIM_SERIALIZABLE: &str = claim!("\nRETURNING pg_catalog.pg_current_xact_id()::text, expires_at");
 
 /// Why the claim inserted nothing. Always one row: whether the advisory lock is ours (now), and the key's row, if any.
 const LOOK: &str = "\
@@ -62,17 +74,17 @@ FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
 RETURNING pg_catalog.pg_current_xact_id()::text, keys.expires_at";
 
-/// Stores the result: exactly one row, as long as we are in the transaction that claimed.
+/// Stores the result: exactly one row, as long as we are in the transaction that claimed, outside of its savepoints.
 const FINISH: &str = "\
 UPDATE pgonce.keys
-SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
+SET state = $3, unfinished = NULL, result = $4, result_format = 'json',
     transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
-WHERE scope = $1 AND key = $2 AND state = 'pending' AND pg_catalog.pg_current_xact_id() = $3::xid8
-RETURNING completed_at";
+WHERE scope = $1 AND key = $2 AND state = 'pending' AND xmin = pg_catalog.pg_current_xact_id()::xid
+RETURNING completed_at, expires_at";
 
-/// The same where the transaction is, or may be, SERIALIZABLE: there the UPDATE's own search would lock what it reads against
-/// all other keys (the whole table, when it is small), and each two calls would conflict. ON CONFLICT searches without such
-/// locks. (Takeovers of expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it
+/// The same where the claim was made in a savepoint, whose id is another one, and where the transaction is, or may be,
+/// SERIALIZABLE: there the UPDATE's own search would lock what it reads against all other keys (the whole table, when it is
+/// small), and each two calls would conflict. ON CONFLICT searches without such locks. (Takeovers of expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it
 /// inserts is pending, which is not what we ask for, and which cannot be committed.
 const FINISH_SERIALIZABLE: &str = "\
 INSERT INTO pgonce.keys AS k (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
@@ -83,7 +95,7 @@ ON CONFLICT (scope, key) DO UPDATE
 SET state = $4, unfinished = NULL, result = $5, result_format = 'json',
     transaction_id = pg_catalog.pg_current_xact_id(), completed_at = pg_catalog.clock_timestamp()
 WHERE k.state = 'pending'
-RETURNING completed_at";
+RETURNING completed_at, expires_at";
 
 /// Whether the lock is ours (now): the transactions that claimed the key, or the batch's own, have all ended.
 const TRY_LOCK: &str = "\
@@ -98,7 +110,14 @@ WITH confirmed AS (
 )
 SELECT count(*) > 0, pg_catalog.clock_timestamp() >= $4 FROM confirmed";
 
-/// Whether we are still in the transaction that claimed.
+/// Whether we are still in the transaction that claimed, by the row that it left.
+const STILL_PENDING: &str = "\
+SELECT EXISTS (
+    SELECT FROM pgonce.keys
+    WHERE scope = $1 AND key = $2 AND state = 'pending' AND xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid
+)";
+
+/// The same, by its id.
 const STILL_INSIDE: &str = "SELECT coalesce(pg_catalog.pg_current_xact_id_if_assigned() = $1::xid8, false)";
 
 const FIND: &str = "\
@@ -129,16 +148,27 @@ pub(crate) enum Found {
     Locked,
 }
 
+/// The owner of the row, if it was inserted.
 pub(crate) async fn claim(
     conn: &mut PgConnection,
     operation: &Operation,
     retention: Duration,
     finish: Finish,
 ) -> Result<Option<Owner>, Error> {
-    let statement = if matches!(finish, Finish::AtCommit) { message::CLAIM } else { CLAIM };
-    own(conn, statement, operation, retention, finish).await
+    let owner = Owner::new(operation, retention, finish);
+    let statement = match finish {
+        Finish::AtCommit => message::CLAIM,
+        Finish::Upsert => CLAIM_SERIALIZABLE,
+        Finish::Update | Finish::Insert => {
+            let claimed = own(CLAIM, &owner).execute(conn).await.map_err(Error::of_statement)?;
+            return Ok((claimed.rows_affected() == 1).then_some(owner));
+        }
+    };
+    let row = own(statement, &owner).fetch_optional(conn).await.map_err(Error::of_statement)?;
+    owner.told(row)
 }
 
+/// The same for a row whose retention has ended.
 pub(crate) async fn take_over(
     conn: &mut PgConnection,
     operation: &Operation,
@@ -146,38 +176,18 @@ pub(crate) async fn take_over(
     finish: Finish,
 ) -> Result<Option<Owner>, Error> {
     let statement = if matches!(finish, Finish::AtCommit) { message::TAKE_OVER } else { TAKE_OVER };
-    own(conn, statement, operation, retention, finish).await
+    let owner = Owner::new(operation, retention, finish);
+    let row = own(statement, &owner).fetch_optional(conn).await.map_err(Error::of_statement)?;
+    owner.told(row)
 }
 
-async fn own(
-    conn: &mut PgConnection,
-    statement: &'static str,
-    operation: &Operation,
-    retention: Duration,
-    finish: Finish,
-) -> Result<Option<Owner>, Error> {
-    let attempt = Uuid::new_v4();
-    let retention = whole_micros(retention);
-    let claimed: Option<(String, DateTime<Utc>)> = sqlx::query_as(statement)
-        .bind(operation.scope().as_str())
-        .bind(operation.key().as_str())
-        .bind(operation.fingerprint().as_bytes().as_slice())
-        .bind(attempt)
-        .bind(retention.as_micros() as i64)
-        .fetch_optional(conn)
-        .await
-        .map_err(Error::of_statement)?;
-    Ok(claimed.map(|(transaction_id, expires_at)| Owner {
-        scope: operation.scope().clone(),
-        key: operation.key().clone(),
-        fingerprint: *operation.fingerprint(),
-        attempt,
-        retention,
-        expires_at,
-        lock: operation.key().as_str().into(),
-        transaction_id,
-        finish,
-    }))
+fn own<'o>(statement: &'static str, owner: &'o Owner) -> Query<'o, Postgres, PgArguments> {
+    sqlx::query(statement)
+        .bind(owner.scope.as_str())
+        .bind(owner.key.as_str())
+        .bind(owner.fingerprint.as_bytes().as_slice())
+        .bind(owner.attempt)
+        .bind(owner.retention.as_micros() as i64)
 }
 
 pub(crate) async fn look(conn: &mut PgConnection, operation: &Operation) -> Result<Found, Error> {
@@ -203,36 +213,47 @@ pub(crate) async fn finish(
     state: State,
     result: &[u8],
 ) -> Result<Finished, sqlx::Error> {
-    let statement = match owner.finish {
-        Finish::Insert => {
-            let stored = optimistic::insert(conn, owner, state, result).await?;
-            return Ok(match stored {
-                Some((completed_at, expires_at)) => {
-                    owner.expires_at = expires_at;
-                    Finished::Stored(completed_at)
-                }
-                None => Finished::Taken,
-            });
+    let stored: Option<(Option<DateTime<Utc>>, DateTime<Utc>)> = match owner.finish {
+        Finish::Insert => optimistic::insert(conn, owner, state, result).await?,
+        Finish::Update | Finish::AtCommit => {
+            sqlx::query_as(FINISH)
+                .bind(owner.scope.as_str())
+                .bind(owner.key.as_str())
+                .bind(state.as_str())
+                .bind(result)
+                .fetch_optional(conn)
+                .await?
         }
-        Finish::Upsert => FINISH_SERIALIZABLE,
-        Finish::Update | Finish::AtCommit => FINISH,
+        Finish::Upsert => {
+            sqlx::query_as(FINISH_SERIALIZABLE)
+                .bind(owner.scope.as_str())
+                .bind(owner.key.as_str())
+                .bind(&owner.transaction_id)
+                .bind(state.as_str())
+                .bind(result)
+                .fetch_optional(conn)
+                .await?
+        }
     };
-    let stored: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(statement)
-        .bind(owner.scope.as_str())
-        .bind(owner.key.as_str())
-        .bind(&owner.transaction_id)
-        .bind(state.as_str())
-        .bind(result)
-        .fetch_optional(conn)
-        .await?;
-    Ok(stored.flatten().map_or(Finished::Outside, Finished::Stored))
+    Ok(match stored {
+        Some((Some(completed_at), expires_at)) => {
+            owner.expires_at = expires_at;
+            Finished::Stored(completed_at)
+        }
+        None if matches!(owner.finish, Finish::Insert) => Finished::Taken,
+        _ => Finished::Outside,
+    })
 }
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
-    match owner.finish {
-        Finish::Insert => sqlx::query_scalar(optimistic::STILL_INSIDE).fetch_one(conn).await,
-        _ => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id).fetch_one(conn).await,
-    }
+    let query = match owner.finish {
+        Finish::Insert => sqlx::query_scalar(optimistic::STILL_INSIDE),
+        Finish::Update => {
+            sqlx::query_scalar(STILL_PENDING).bind(owner.scope.as_str()).bind(owner.key.as_str())
+        }
+        Finish::Upsert | Finish::AtCommit => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id),
+    };
+    query.fetch_one(conn).await
 }
 
 pub(crate) async fn try_lock(conn: &mut PgConnection, owner: &Owner) -> Result<bool, Error> {

@@ -64,6 +64,15 @@ impl Transaction {
         committed
     }
 
+    /// Rolls back what has written nothing and waits for nothing: the server hears of it together with what the pool asks it when it
+    /// takes the connection back, and nobody waits for that.
+    pub(crate) fn leave(mut self) {
+        if depth(&self.conn) == 1 {
+            Manager::start_rollback(&mut self.conn);
+            self.ended = true;
+        }
+    }
+
     /// Rolls back; where that fails or takes long the connection is closed, which has the same effect.
     pub(crate) async fn rollback(mut self) {
         if depth(&self.conn) == 1 {

@@ -66,16 +66,15 @@ pub(super) async fn finish(
     let Some(claimed) = slot.take() else {
         return Problem::of_server(ProblemKind::Internal, STILL_HELD).into();
     };
-    let expires = expiry(claimed.expires_at());
     let stored = if replayable {
         encode_as(&StoredResponse::new(&head, &settings.kept_headers, &body), limit)
     } else {
         encode_as(&(), limit)
     };
     match claimed.conclude(stored.map(|stored| Some((state, stored)))).await {
-        Ok(()) => {
+        Ok(expires_at) => {
             if replayable {
-                head.headers.extend(expires);
+                head.headers.extend(expiry(expires_at));
             }
             Finished { response: Ok(Response::from_parts(head, Body::from(body))), again: false }
         }

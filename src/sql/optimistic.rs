@@ -40,7 +40,7 @@ pub(super) async fn insert(
     owner: &Owner,
     state: State,
     result: &[u8],
-) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, sqlx::Error> {
+) -> Result<Option<(Option<DateTime<Utc>>, DateTime<Utc>)>, sqlx::Error> {
     let inserted = sqlx::query_as(INSERT)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())

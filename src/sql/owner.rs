@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{SqlSafeStr, SqlStr};
+use sqlx::postgres::PgRow;
+use sqlx::{Row, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
 use super::{message, optimistic, whole_micros};
 use crate::record::{Record, State};
-use crate::{Fingerprint, IdempotencyKey, Operation, Scope};
+use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
 /// Who owns a pending row: the attempt, in its transaction.
 #[derive(Clone, Debug)]
@@ -18,11 +19,12 @@ pub(crate) struct Owner {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) attempt: Uuid,
     pub(crate) retention: Duration,
-    /// Until then the row, once committed, cannot be purged. By the database's clock; known once the row is there.
+    /// Until then the row, once committed, cannot be purged. By the database's clock; known once the row is finished.
     pub(crate) expires_at: DateTime<Utc>,
     /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
     pub(super) lock: Box<str>,
-    /// The transaction's id (`xid8`), as text since sqlx has no type for it.
+    /// The transaction's id (`xid8`), as text since sqlx has no type for it. Empty where the row itself or a setting tells whether
+    /// we are in it.
     pub(super) transaction_id: String,
     pub(super) finish: Finish,
 }
@@ -51,8 +53,8 @@ pub(crate) enum Finished {
 }
 
 impl Owner {
-    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`OPEN`](super::OPEN).
-    pub(crate) fn at_the_end(operation: &Operation, retention: Duration) -> Self {
+    /// A new attempt.
+    pub(super) fn new(operation: &Operation, retention: Duration, finish: Finish) -> Self {
         Self {
             scope: operation.scope().clone(),
             key: operation.key().clone(),
@@ -62,8 +64,19 @@ impl Owner {
             expires_at: DateTime::UNIX_EPOCH,
             lock: operation.key().as_str().into(),
             transaction_id: String::new(),
-            finish: Finish::Insert,
+            finish,
         }
+    }
+
+    /// Of a row that is inserted when it is finished, in a transaction that was opened with [`OPEN`](super::OPEN).
+    pub(crate) fn at_the_end(operation: &Operation, retention: Duration) -> Self {
+        Self::new(operation, retention, Finish::Insert)
+    }
+
+    /// With what the claim returned, if it did.
+    pub(super) fn told(self, row: Option<PgRow>) -> Result<Option<Self>, Error> {
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Self { transaction_id: row.try_get(0)?, expires_at: row.try_get(1)?, ..self }))
     }
 
     /// What is to be sent instead of a plain COMMIT.

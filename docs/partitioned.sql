@@ -1,5 +1,5 @@
 -- Makes pgonce.keys a table of 16 hash partitions, with all that the schema has: primary key, index for the purge,
--- both guards, view, grants. See docs/operations.md for when that is worth it.
+-- the guard, view, grants. See docs/operations.md for when that is worth it.
 --
 -- After all migrations, as the owner, in one transaction:
 --
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
--- Before the indexes, the foreign key and the trigger, which would be asked for every row.
+-- Before the indexes and the foreign key, which would be asked for every row.
 INSERT INTO pgonce.keys SELECT * FROM pgonce.unpartitioned;
 
 ALTER TABLE pgonce.keys
@@ -39,11 +39,6 @@ ALTER TABLE pgonce.keys
     ADD CONSTRAINT keys_finished_before_commit FOREIGN KEY (unfinished)
         REFERENCES pgonce.unfinished (id) DEFERRABLE INITIALLY DEFERRED;
 CREATE INDEX keys_expires_at_idx ON pgonce.keys (expires_at);
-CREATE CONSTRAINT TRIGGER messages_finished_before_commit
-    AFTER INSERT OR UPDATE OF fingerprint ON pgonce.keys
-    DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.result IS NULL AND NEW.unfinished IS NULL)
-    EXECUTE FUNCTION pgonce.refuse_unfinished();
 
 -- What belongs to the table and is not copied: the view's query, the comment, the owner and the grants.
 DO $$

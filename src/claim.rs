@@ -1,5 +1,7 @@
 //! A key that is ours: claim it, then complete it, record its failure, or release it.
 
+mod recording;
+
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -9,6 +11,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tracing::{Instrument, debug, warn};
 
+pub use self::recording::RecordingClaim;
 use crate::call::{Call, CallOutcome};
 use crate::commit::{NotCommitted, commit};
 use crate::flight::Flight;
@@ -236,12 +239,12 @@ impl Claimed {
             let ended = match sql::still_inside(conn, &self.owner).await {
                 Ok(true) => Ended::Inside,
                 Ok(false) => Ended::Outside,
-                Err(error) if transaction::depth(conn) > 0 => match error {
-                    // An aborted transaction.
-                    sqlx::Error::Database(_) => Ended::Inside,
-                    _ => Ended::Lost,
-                },
+                // An aborted transaction, which is ours unless sqlx lost count.
+                Err(error) if is_aborted(&error) && transaction::depth(conn) > 0 => Ended::Inside,
                 Err(error) if is_aborted(&error) => Ended::Outside,
+                // It could not be asked: the closure has another role, or a short timeout.
+                Err(sqlx::Error::Database(_)) => Ended::Unheard,
+                Err(_) if transaction::depth(conn) > 0 => Ended::Lost,
                 // A nested `begin()` that meets a dead connection takes sqlx's depth to 0.
                 Err(_) => Ended::Unheard,
             };
@@ -292,50 +295,5 @@ impl DerefMut for Claimed {
 impl fmt::Debug for Claimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Claimed").field("owner", &self.owner).finish_non_exhaustive()
-    }
-}
-
-/// A [`Claimed`] key whose work may end in a final failure; made by [`Claimed::recording`].
-#[derive(Debug)]
-pub struct RecordingClaim(Claimed);
-
-impl RecordingClaim {
-    /// Commits the business writes, the key and this result together; see [`Claimed::complete`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Claimed::complete`].
-    pub async fn complete<T: Serialize + ?Sized>(self, result: &T) -> Result<(), Error> {
-        self.0.complete(result).await
-    }
-
-    /// Undoes the business writes, and commits the key with this failure: every retry gets it, and runs nothing.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Claimed::complete`].
-    pub async fn fail<D: Serialize + ?Sized>(self, failure: &D) -> Result<(), Error> {
-        let limit = self.0.idempotency.max_result_size;
-        let failure = encode_any(failure, limit).map(|failure| Some((State::Failed, failure)));
-        self.0.conclude(failure).await.map(drop).map_err(|not| not.error)
-    }
-
-    /// Undoes everything; see [`Claimed::release`].
-    pub async fn release(self) {
-        self.0.release().await;
-    }
-}
-
-impl Deref for RecordingClaim {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.0
-    }
-}
-
-impl DerefMut for RecordingClaim {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
     }
 }

@@ -46,19 +46,14 @@ pub(crate) async fn commit(
     call: &Call,
 ) -> Result<(), NotCommitted> {
     let limit = idempotency.commit_timeout;
-    let with_finish = owner.finish_and_commit();
-    let is_finish = with_finish.is_some();
-    let commit = async {
-        match with_finish {
-            Some(text) => transaction.commit_and_chain(text).await,
-            None => transaction.commit().await,
-        }
-    };
+    let guarded = owner.is_guarded();
+    let commit =
+        async { if guarded { transaction.close_and_commit().await } else { transaction.commit().await } };
     // Cut off, it closes its connection. The server may be committing all the same.
     let source = match timeout(limit, commit).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if !leaves_commit_unknown(&error) => {
-            return Err(Error::of_commit(error, is_finish).into());
+            return Err(Error::of_commit(error, guarded).into());
         }
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),

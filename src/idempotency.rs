@@ -240,9 +240,8 @@ impl Idempotency {
         Transaction::begin(conn, begin).await.map_err(Error::of_begin)
     }
 
-    /// For a closure before which nothing is claimed.
-    pub(crate) async fn begin_optimistic(&self) -> Result<Transaction, Error> {
-        let conn = self.pool.acquire().await?;
+    /// For a closure before which no pending row is there to refuse a COMMIT of its own.
+    pub(crate) async fn begin_guarded(&self, conn: PoolConnection<Postgres>) -> Result<Transaction, Error> {
         let begin = format!("{}; {}", self.begin_statement(self.isolation), sql::OPEN);
         Transaction::begin(conn, AssertSqlSafe(begin).into_sql_str()).await.map_err(Error::of_begin)
     }

@@ -59,6 +59,12 @@ pub const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0005_optimistic.up.sql"),
         down: include_str!("../migrations/0005_optimistic.down.sql"),
     },
+    Migration {
+        version: 6,
+        name: "one_cursor",
+        up: include_str!("../migrations/0006_one_cursor.up.sql"),
+        down: include_str!("../migrations/0006_one_cursor.down.sql"),
+    },
 ];
 
 /// Applies the migrations that are missing. Harmless to repeat, and to run from many processes at once.
@@ -78,9 +84,9 @@ pub const MIGRATIONS: &[Migration] = &[
 /// GRANT SELECT, INSERT, UPDATE, DELETE ON pgonce.keys TO app;
 /// ```
 ///
-/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The functions `pgonce.finish`, which an
-/// [`Inbox`](crate::Inbox) calls, and `pgonce.refuse_commit`, which [`Mode::Optimistic`](crate::Mode::Optimistic) needs, may be
-/// called by everybody; where new functions may not, add `GRANT EXECUTE ON FUNCTION pgonce.finish, pgonce.refuse_commit TO app`. For people who look things up:
+/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The function `pgonce.refuse_commit`, which an
+/// [`Inbox`](crate::Inbox) and [`Mode::Optimistic`](crate::Mode::Optimistic) need, may be called by everybody; where new functions may not,
+/// add `GRANT EXECUTE ON FUNCTION pgonce.refuse_commit TO app`. For people who look things up:
 /// `GRANT SELECT ON pgonce.readable_keys TO …`.
 ///
 /// # Errors

@@ -135,7 +135,7 @@ impl Idempotency {
     async fn claim_on(&self, operation: &Operation, optimistic: bool) -> Result<Entered, Error> {
         let retention = self.retention_of(operation);
         if optimistic {
-            let transaction = self.begin_optimistic().await?;
+            let transaction = self.begin_guarded(self.pool().acquire().await?).await?;
             return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention)));
         }
         let mut conn = self.pool().acquire().await?;
@@ -144,7 +144,11 @@ impl Idempotency {
         {
             return Ok(Entered::Replayed(record));
         }
-        let mut transaction = self.begin_on(conn, self.isolation).await?;
+        let mut transaction = if operation.is_message() {
+            self.begin_guarded(conn).await?
+        } else {
+            self.begin_on(conn, self.isolation).await?
+        };
         let finish = match self.isolation {
             Isolation::Serializable => Finish::Upsert,
             _ => Finish::Update,

@@ -4,6 +4,7 @@
 //! nothing; values are bound. Time is the database's `clock_timestamp()`, or `statement_timestamp()` where nothing is waited
 //! for: `now()` would be the start of the transaction, and the client's clock is nobody's.
 
+mod guard;
 mod message;
 #[cfg(feature = "cli")]
 pub(crate) mod operations;
@@ -22,6 +23,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, PgExecutor, Postgres, Row};
 
+pub(crate) use self::guard::{CLOSE_AND_COMMIT, OPEN};
 pub(crate) use self::message::Batch;
 pub(crate) use self::owner::{Finish, Finished, Owner};
 pub(crate) use self::purge::{Purge, Purged};
@@ -56,7 +58,8 @@ const CLAIM: &str = claim!("");
 
 /// The same, for [`FINISH_SERIALIZABLE`]: it returns the transaction's id. (In RETURNING rather than in a column, so that a
 /// conflict assigns none: a replay writes no WAL.)
-const CLAIM_SERIALIZABLE: &str = claim!("\nRETURNING pg_catalog.pg_current_xact_id()::text, expires_at");
+const CLAIM_SERIALIZABLE: &str =
+    claim!("\nRETURNING pg_catalog.pg_current_xact_id()::text AS claimed_in, expires_at");
 
 /// Why the claim inserted nothing. Always one row: whether the advisory lock is ours (now), and the key's row, if any.
 const LOOK: &str = "\
@@ -72,7 +75,7 @@ SET fingerprint = $3, attempt = $4, state = 'pending', unfinished = 0, result = 
     transaction_id = NULL, completed_at = NULL, created_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
-RETURNING pg_catalog.pg_current_xact_id()::text, keys.expires_at";
+RETURNING pg_catalog.pg_current_xact_id()::text AS claimed_in, keys.expires_at";
 
 /// Stores the result: exactly one row, as long as we are in the transaction that claimed, outside of its savepoints.
 const FINISH: &str = "\
@@ -132,9 +135,6 @@ const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 fn whole_micros(retention: Duration) -> Duration {
     Duration::from_micros(retention.min(MAX_RETENTION).as_micros() as u64)
 }
-
-/// What is sent with a BEGIN before a closure whose key is claimed [at the end](Owner::at_the_end).
-pub(crate) const OPEN: &str = optimistic::OPEN;
 
 /// What [`look`] found.
 pub(crate) enum Found {
@@ -247,11 +247,11 @@ pub(crate) async fn finish(
 
 pub(crate) async fn still_inside(conn: &mut PgConnection, owner: &Owner) -> Result<bool, sqlx::Error> {
     let query = match owner.finish {
-        Finish::Insert => sqlx::query_scalar(optimistic::STILL_INSIDE),
+        Finish::Insert | Finish::AtCommit => sqlx::query_scalar(guard::STILL_INSIDE),
         Finish::Update => {
             sqlx::query_scalar(STILL_PENDING).bind(owner.scope.as_str()).bind(owner.key.as_str())
         }
-        Finish::Upsert | Finish::AtCommit => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id),
+        Finish::Upsert => sqlx::query_scalar(STILL_INSIDE).bind(&owner.transaction_id),
     };
     query.fetch_one(conn).await
 }

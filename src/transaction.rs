@@ -1,6 +1,8 @@
 //! A pool connection with our transaction on it, which goes back to the pool only when that transaction has
 //! provably ended. Private.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -8,6 +10,8 @@ use sqlx::postgres::PgTransactionManager as Manager;
 use sqlx::{Connection, Executor, PgConnection, Postgres, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
+
+use crate::sql;
 
 /// How long a transaction that is given up may take to end in an orderly way.
 pub(crate) const ORDERLY_END: Duration = Duration::from_secs(2);
@@ -44,10 +48,10 @@ impl Transaction {
         self.after_commit(committed).await
     }
 
-    /// Commits with this text, which leaves another transaction open, an empty one: it ends when the pool takes the
-    /// connection back, which asks the server in any case.
-    pub(crate) async fn commit_and_chain(mut self, text: SqlStr) -> Result<(), sqlx::Error> {
-        let committed = self.conn.execute(text).await.map(drop);
+    /// The same for one that was opened with [`OPEN`](crate::sql::OPEN). It leaves another transaction open, an empty one, which
+    /// ends when the pool takes the connection back, which asks the server in any case.
+    pub(crate) async fn close_and_commit(mut self) -> Result<(), sqlx::Error> {
+        let committed = self.conn.execute(sql::CLOSE_AND_COMMIT).await.map(drop);
         if committed.is_ok() {
             Manager::start_rollback(&mut self.conn);
         }
@@ -64,11 +68,14 @@ impl Transaction {
         committed
     }
 
-    /// Rolls back what has written nothing and waits for nothing: the server hears of it together with what the pool asks it when it
-    /// takes the connection back, and nobody waits for that.
+    /// Rolls back what has written nothing, without waiting for the answer: the pool does, when it takes the connection back.
     pub(crate) fn leave(mut self) {
         if depth(&self.conn) == 1 {
             Manager::start_rollback(&mut self.conn);
+            // sqlx only queues it. It is sent now, since the runtime may be at rest before the pool's task is polled (`block_on`, a
+            // process that is frozen between requests), and the key's lock would be held until then.
+            let flush = pin!(self.conn.flush());
+            let _ = flush.poll(&mut Context::from_waker(Waker::noop()));
             self.ended = true;
         }
     }

@@ -124,9 +124,9 @@ async fn a_replay_is_two_statements_without_wal_without_row_lock() {
         let outcome = idempotency.execute(&operation(), async |_| Ok::<_, Error>(0)).await.unwrap();
         let statements = take_statements();
         assert_eq!(outcome, Outcome::Replayed(7));
-        assert_eq!(statements.len(), 3, "{statements:#?}");
+        // The ROLLBACK goes out later, with what the pool asks.
+        assert_eq!(statements.len(), 2, "{statements:#?}");
         assert!(statements[1].contains("LEFT JOIN pgonce.keys"), "{statements:#?}");
-        assert!(statements[2].contains("ROLLBACK"), "{statements:#?}");
         if wal_position(&db.pool).await == before {
             quiet = true;
             break;
@@ -227,8 +227,7 @@ async fn duplicates_are_two_statements_without_wal_without_row_lock() {
                 assert!(inbox.process_batch(&batch, nothing).await.unwrap().results.is_empty());
             }
             let statements = take_statements();
-            assert_eq!(statements.len(), 3, "{statements:#?}");
-            assert!(statements[2].contains("ROLLBACK"), "{statements:#?}");
+            assert_eq!(statements.len(), 2, "{statements:#?}");
             if wal_position(&db.pool).await == before {
                 quiet = true;
                 break;

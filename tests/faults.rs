@@ -99,12 +99,19 @@ impl Scenario {
         self.call(&Idempotency::new(pool), &operation, &AtomicUsize::new(0)).await.unwrap();
         let mut messages = proxy.conversation();
         messages.retain(|message| message.connection == self.connection() && message.label != "Terminate");
-        // What comes after the last answer is the pool's.
-        let step = |message: &Message| step_of(&message.label);
-        let commit = messages.iter().position(|message| step(message).as_deref() == Some("COMMIT"));
-        let last = commit.or_else(|| messages.iter().rposition(|message| step(message).is_some())).unwrap();
-        let end = messages[last..].iter().position(|message| message.label == "ReadyForQuery").unwrap();
-        messages.truncate(last + end + 1);
+        // What comes after the last answer is the pool's. So is the ROLLBACK of what was not claimed, which is not waited for.
+        let first = |messages: &[Message], wanted: &str| {
+            messages.iter().position(|message| step_of(&message.label).as_deref() == Some(wanted))
+        };
+        let end = match first(&messages, "COMMIT") {
+            Some(commit) => {
+                let answer = messages[commit..].iter().position(|message| message.label == "ReadyForQuery");
+                commit + answer.unwrap() + 1
+            }
+            // The proxy may not have seen it yet.
+            None => first(&messages, "ROLLBACK").unwrap_or(messages.len()),
+        };
+        messages.truncate(end);
         let mut step = String::new();
         let mut boundaries = Vec::new();
         for (place, Message { side, nth, label, .. }) in messages.iter().enumerate() {
@@ -202,10 +209,7 @@ impl Scenario {
 
         // Before the COMMIT a network that swallows everything is waited for until the caller gives up. From the COMMIT on
         // the call ends by itself, always.
-        let ends = step.starts_with("COMMIT")
-            || step == "ROLLBACK"
-            || step == "afterwards"
-            || matches!(self, Self::LostCommit(_));
+        let ends = step.starts_with("COMMIT") || step == "afterwards" || matches!(self, Self::LostCommit(_));
         let hangs = matches!(fault, Fault::BlackHole | Fault::Stall) && !ends;
         let gives_up = async {
             proxy.hit(1).await;
@@ -283,7 +287,7 @@ fn step_of(label: &str) -> Option<String> {
         "Parse" | "Query" if sql.starts_with("INSERT INTO effects") => "the closure",
         "Parse" | "Query" if sql.starts_with("SAVEPOINT") => "the savepoint",
         "Parse" | "Query" if sql.starts_with("ROLLBACK TO") => "undoing its writes",
-        "Query" if sql.starts_with("SELECT pgonce.finish(") || sql.starts_with("CLOSE ") => "COMMIT",
+        "Query" if sql.starts_with("CLOSE ") => "COMMIT",
         "Query" if sql == "COMMIT" || sql == "ROLLBACK" => sql,
         "Parse" | "Query" => panic!("an unknown step: {label}"),
         _ => return None,
@@ -389,4 +393,42 @@ async fn finding_out_that_a_lost_commit_was_committed_survives_every_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn finding_out_that_a_lost_commit_is_dead_survives_every_fault() {
     sweep(Scenario::LostCommit(Edge::Before), "lost, dead").await;
+}
+
+/// What could not be claimed is told in time, whatever becomes of the ROLLBACK.
+#[tokio::test]
+async fn a_rollback_that_is_swallowed_holds_nobody_up() {
+    let db = Database::new().await;
+    let operation = Operation::new(scope(), key("order-1")).with_params(&42).unwrap();
+    db.idempotency().execute(&operation, async |_| Ok::<_, Error>(7)).await.unwrap();
+    let proxy = Proxy::start(&db.options()).await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(proxy.options());
+    proxy.arm(Fault::BlackHole, Edge::Before, |message| message.label == "Query: ROLLBACK");
+    let other = Operation::new(scope(), key("order-1")).with_params(&43).unwrap();
+    let idempotency = Idempotency::new(pool);
+    let call = idempotency.execute(&other, async |_| Ok::<_, Error>(0));
+    let error = timeout(Duration::from_secs(30), call).await.expect("it is not waited for").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
+    assert_eq!(proxy.hits(), 1);
+}
+
+/// A runtime that is at rest as soon as the call has returned, as in a program that is not asynchronous otherwise.
+#[test]
+fn a_replay_leaves_no_transaction_when_the_runtime_is_at_rest() {
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let db = elsewhere.block_on(Database::new());
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = db.options().application_name("at rest");
+    let idempotency = {
+        let _inside = here.enter();
+        Idempotency::new(PgPoolOptions::new().max_connections(1).connect_lazy_with(options))
+    };
+    for replayed in [false, true] {
+        let operation = Operation::new(scope(), key("order-1"));
+        let outcome = here.block_on(idempotency.execute(&operation, async |_| Ok::<_, Error>(7))).unwrap();
+        assert_eq!(outcome.is_replayed(), replayed);
+    }
+    elsewhere.block_on(db.wait_until(
+        "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE application_name = 'at rest'",
+    ));
 }

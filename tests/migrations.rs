@@ -166,16 +166,8 @@ async fn verify_names_each_thing_that_is_missing_and_its_remedy() {
             "ALTER TABLE pgonce.keys ALTER CONSTRAINT keys_finished_before_commit NOT DEFERRABLE",
             "not deferred",
         ),
-        ("ALTER TABLE pgonce.keys DISABLE TRIGGER ALL", "messages_finished_before_commit are disabled"),
-        (
-            "ALTER TABLE pgonce.keys DISABLE TRIGGER messages_finished_before_commit",
-            "messages_finished_before_commit are disabled",
-        ),
-        (
-            "DROP TRIGGER messages_finished_before_commit ON pgonce.keys",
-            "messages_finished_before_commit is missing",
-        ),
-        ("DROP FUNCTION pgonce.finish", "the function pgonce.finish is missing"),
+        ("ALTER TABLE pgonce.keys DISABLE TRIGGER ALL", "keys_finished_before_commit are disabled"),
+        ("DROP FUNCTION pgonce.refuse_commit", "the function pgonce.refuse_commit is missing"),
         ("ALTER TABLE pgonce.keys DROP CONSTRAINT keys_pkey", "primary key"),
         ("ALTER TABLE pgonce.keys DROP COLUMN attempt", "column pgonce.keys.attempt is missing"),
         ("DROP VIEW pgonce.readable_keys; DROP TABLE pgonce.keys", "table pgonce.keys is missing"),
@@ -249,13 +241,13 @@ async fn a_role_that_owns_nothing_works_with_the_documented_grants_alone() {
     }
     let hardened = Idempotency::connect(db.options().username(&role).password("secret")).await.unwrap();
     assert!(hardened.execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap().is_replayed());
-    // Nor does an inbox; its last statement is a function, which everybody may call unless somebody has taken that away.
+    // Nor does an inbox; what guards it is a function, which everybody may call unless somebody has taken that away.
     let inbox = idempotency.inbox(pgonce::Scope::new("consumer").unwrap());
     inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
     assert!(inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap().is_duplicate());
-    run(&db.pool, "REVOKE EXECUTE ON FUNCTION pgonce.finish FROM PUBLIC").await;
+    run(&db.pool, "REVOKE EXECUTE ON FUNCTION pgonce.refuse_commit FROM PUBLIC").await;
     let error = pgonce::verify(&app).await.unwrap_err();
-    let grant = format!("GRANT EXECUTE ON FUNCTION pgonce.finish TO {role}");
+    let grant = format!("GRANT EXECUTE ON FUNCTION pgonce.refuse_commit TO {role}");
     assert!(error.to_string().contains(&grant), "{error}");
     let error = inbox.process("evt-2", async |_| Ok::<_, Error>(())).await.unwrap_err();
     assert!(error.to_string().contains("grant") && error.to_string().contains("verify"), "{error}");
@@ -335,32 +327,35 @@ async fn a_hostile_search_path_redirects_nothing() {
     assert_eq!(db.count("pgonce.keys").await, 1);
 }
 
-/// From before messages: what is there stays, and whoever uses the inbox too early is told.
+/// From before messages, and before their present guard: what is there stays, and whoever uses the inbox too early is told.
 #[tokio::test]
-async fn the_second_migration_keeps_the_keys_and_the_inbox_asks_for_it() {
+async fn later_migrations_keep_the_keys_and_the_inbox_asks_for_them() {
     let db = Database::empty().await;
-    run(&db.pool, pgonce::MIGRATIONS[0].up).await;
-    works(&db.pool).await;
     let inbox = db.idempotency().inbox(support::scope());
-    for batch in [false, true] {
-        let message = pgonce::Message::new(support::key("evt-1"));
-        let error = if batch {
-            inbox.process_batch(&[message], async |_, _| Ok::<_, Error>(())).await.unwrap_err()
-        } else {
-            inbox.process(&message, async |_| Ok::<_, Error>(())).await.unwrap_err()
-        };
-        assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+    for (n, migration) in pgonce::MIGRATIONS.iter().enumerate() {
+        run(&db.pool, migration.up).await;
+        works(&db.pool).await;
+        if n + 1 == pgonce::MIGRATIONS.len() {
+            break;
+        }
+        for batch in [false, true] {
+            let message = pgonce::Message::new(support::key("evt-1"));
+            let error = if batch {
+                inbox.process_batch(&[message], async |_, _| Ok::<_, Error>(())).await.unwrap_err()
+            } else {
+                inbox.process(&message, async |_| Ok::<_, Error>(())).await.unwrap_err()
+            };
+            assert_eq!(error.kind(), ErrorKind::NotMigrated, "{}: {error}", migration.version);
+        }
+        let error = pgonce::verify(&db.pool).await.unwrap_err();
+        assert!(error.to_string().contains("apply the migrations of this release"), "{error}");
     }
-    let error = pgonce::verify(&db.pool).await.unwrap_err();
-    assert!(error.to_string().contains("pgonce.finish is missing"), "{error}");
-    run(&db.pool, pgonce::MIGRATIONS[1].up).await;
-    // It still names what later migrations bring.
-    let error = pgonce::verify(&db.pool).await.unwrap_err();
-    assert!(!error.to_string().contains("pgonce.finish"), "{error}");
-    works(&db.pool).await;
+    pgonce::verify(&db.pool).await.unwrap();
     inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
     // Down again: the keys stay, the messages go.
-    run(&db.pool, pgonce::MIGRATIONS[1].down).await;
+    for migration in pgonce::MIGRATIONS[1..].iter().rev() {
+        run(&db.pool, migration.down).await;
+    }
     works(&db.pool).await;
     assert_eq!(db.count("pgonce.keys").await, 1);
 }

@@ -53,7 +53,7 @@ const TAKE_OVER: Step = Before("SET fingerprint = $3");
 const SAVEPOINT: Step = Before("SAVEPOINT pgonce");
 const CLOSURE: Step = Before("INSERT INTO ledger");
 const UNDO: Step = Before("ROLLBACK TO SAVEPOINT pgonce");
-const FINISH: Step = Before("SET state = $4");
+const FINISH: Step = Before("unfinished = NULL, result = $");
 const RELEASE: Step = Before("RELEASE SAVEPOINT pgonce");
 const COMMIT: Step = Before("COMMIT\0");
 
@@ -193,6 +193,12 @@ async fn call_with_fault(
             }
         }
     };
+    // That of an earlier call goes by itself.
+    db.wait_until(
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+         AND application_name = 'victim')",
+    )
+    .await;
     let pool = db.gated_pool(text, gate.clone()).await;
     pool.set_connect_options((*pool.connect_options()).clone().application_name("victim"));
     // The server says no to a COMMIT before it has given the key's lock back.

@@ -5,10 +5,9 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::Error;
 
-/// What refuses to commit a pending row, a message before its finish, and an optimistic operation before its result; see
-/// `migrations/`.
-const GUARDS: [&str; 3] =
-    ["keys_finished_before_commit", "messages_finished_before_commit", "operations_finished_before_commit"];
+/// What refuses to commit a pending row, and a transaction with a message, or with an operation in optimistic mode, that is
+/// not finished; see `migrations/`.
+const GUARDS: [&str; 2] = ["keys_finished_before_commit", "operations_finished_before_commit"];
 
 const READ_ONLY: &str = "this connection is read-only: connect to the primary, and do not set \
     `default_transaction_read_only` on a plain pool; a pool that should be read-only outside of pgonce's transactions is \
@@ -26,13 +25,13 @@ const LOST_AT_COMMIT: &str =
     "the connection was lost at COMMIT, and nothing was committed; make the same call again";
 const SWALLOWED: &str = "a statement in the transaction failed and the transaction was used further as if it had not, so \
     nothing of it can be committed; return the error, or put what may fail into a nested `begin()`";
-const GUARDED: &str = "a COMMIT was refused while a key was pending, a message unfinished or a result not stored, or the constraint of \
-    pgonce.keys by which it was refused (keys_finished_before_commit, messages_finished_before_commit; in optimistic mode \
-    operations_finished_before_commit) was made immediate; leave COMMIT to pgonce, do \
-    not drop the future of a nested `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of ALL. Nothing up to then is \
-    committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened (`Idempotency::connect`)";
+const GUARDED: &str = "a COMMIT was refused (keys_finished_before_commit or operations_finished_before_commit) while a key was \
+    pending, a message unfinished or a result not stored, or the first of these constraints was made immediate; leave COMMIT to \
+    pgonce, do not drop the future of a nested `execute_in` half-way, and in SET CONSTRAINTS name your own constraints instead of \
+    ALL. Nothing up to then is committed; what the closure wrote after a COMMIT of its own is, unless the pool is hardened \
+    (`Idempotency::connect`)";
 const LEFT_THE_TRANSACTION: &str = "the closure ended or left the transaction it was given: COMMIT, ROLLBACK, `begin_with` \
-    inside of it, a failed or cancelled nested `begin()` whose error was swallowed, or another connection swapped in. The \
+    inside of it, a failed or cancelled nested `begin()` whose error was swallowed, another connection swapped in, or CLOSE ALL. The \
     key is not committed; what the closure wrote afterwards is, unless the pool is hardened (`Idempotency::connect`). Leave \
     BEGIN, COMMIT and ROLLBACK to pgonce";
 
@@ -91,25 +90,25 @@ impl Error {
         }
     }
 
-    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard; where the finish is sent
-    /// with it, also one of that.
-    pub(crate) fn of_commit(error: sqlx::Error, with_finish: bool) -> Self {
+    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard. Of a guarded transaction
+    /// also that it was not the one that was opened, or is aborted.
+    pub(crate) fn of_commit(error: sqlx::Error, guarded: bool) -> Self {
         let Some(database) = error.as_database_error() else { return Self::from(error) };
         if is_guard(database) {
             return Self::atomicity(GUARDED, Some(error));
         }
-        let is_of_finish = match database.code().unwrap_or_default().as_ref() {
+        // An older schema refuses every message for which an older release's last statement was not called.
+        if constraint(database) == Some("messages_finished_before_commit") {
+            return Self::not_migrated(&error);
+        }
+        let is_of_close = match database.code().unwrap_or_default().as_ref() {
             // no_active_sql_transaction, in_failed_sql_transaction
             "25P01" | "25P02" => true,
             // invalid_cursor_name
             "34000" => database.message().contains("pgonce_open"),
-            // insufficient_privilege, undefined_function, invalid_schema_name: ours, or of a trigger of the closure's tables.
-            "42501" | "42883" | "3F000" => {
-                ["finish", "pgonce"].iter().any(|ours| database.message().contains(ours))
-            }
             _ => false,
         };
-        if with_finish && is_of_finish { Self::of_statement(error) } else { Self::from(error) }
+        if guarded && is_of_close { Self::of_statement(error) } else { Self::from(error) }
     }
 
     /// The connection was lost at COMMIT, and nothing was committed.

@@ -43,14 +43,15 @@ impl Inbox {
         part: &[usize],
         call: &Call,
     ) -> Result<(Sorted, Option<Claimed>), Error> {
-        let mut transaction = self.idempotency.begin(self.idempotency.isolation).await?;
+        let mut transaction =
+            self.idempotency.begin_guarded(self.idempotency.pool().acquire().await?).await?;
         match self.sort(&mut transaction, messages, part).await {
             Ok((sorted, Some(owner))) => Ok((
                 sorted,
                 Some(Claimed::new(transaction, owner, self.idempotency.clone(), call.clone(), None)),
             )),
             Ok((sorted, None)) => {
-                transaction.rollback().await;
+                transaction.leave();
                 Ok((sorted, None))
             }
             Err(error) => {

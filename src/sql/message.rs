@@ -1,22 +1,21 @@
 //! The statements of messages, which have no result: their rows are inserted as completed. Private.
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
+use sqlx::{PgConnection, Row};
 use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Finish, MAX_RETENTION, Owner};
 use crate::{Error, Fingerprint, IdempotencyKey, Scope};
 
-/// Inserts the row of one message; otherwise like the claim of an operation. (The transaction's id is in RETURNING alone,
-/// so that a duplicate assigns none.)
+/// Inserts the row of one message; otherwise like the claim of an operation.
 pub(super) const CLAIM: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, created_at, completed_at, expires_at)
 SELECT $1, $2, $3, $4, 'completed', pg_catalog.statement_timestamp(), pg_catalog.statement_timestamp(),
        pg_catalog.statement_timestamp() + $5 * interval '1 microsecond'
 WHERE pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING pg_catalog.pg_current_xact_id()::text, expires_at";
+RETURNING expires_at";
 
 pub(super) const TAKE_OVER: &str = "\
 UPDATE pgonce.keys
@@ -24,7 +23,7 @@ SET fingerprint = $3, attempt = $4, state = 'completed', unfinished = NULL, resu
     transaction_id = NULL, created_at = clock, completed_at = clock, expires_at = clock + $5 * interval '1 microsecond'
 FROM pg_catalog.clock_timestamp() AS clock
 WHERE scope = $1 AND key = $2 AND state <> 'pending' AND keys.expires_at <= clock
-RETURNING pg_catalog.pg_current_xact_id()::text, keys.expires_at";
+RETURNING keys.expires_at";
 
 /// Inserts the rows of a batch, in the order of their keys: of two batches that overlap one waits for the other, and
 /// never each for the other. One row for each that was inserted.
@@ -41,7 +40,7 @@ FROM pg_catalog.clock_timestamp() AS clock,
 WHERE lock.ours
 ORDER BY message.key COLLATE \"C\"
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING key, pg_catalog.pg_current_xact_id()::text, expires_at";
+RETURNING key, expires_at";
 
 /// What is there for those that were not inserted.
 const LOOK_BATCH: &str = "\
@@ -64,16 +63,7 @@ SET fingerprint = message.fingerprint, attempt = $4, state = 'completed', unfini
 FROM pg_catalog.clock_timestamp() AS clock, expired,
      ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bytea[])) AS message (key, fingerprint)
 WHERE keys.scope = $1 AND keys.key = expired.key AND message.key = expired.key
-RETURNING keys.key, pg_catalog.pg_current_xact_id()::text, keys.expires_at";
-
-/// Proves that we are still in the transaction that claimed, and commits, in one message to the server.
-///
-/// AND CHAIN, since sqlx counts transactions and would not know that this one has ended: it gets another one to end. The
-/// values cannot be bound; the only one is a number that the server made.
-pub(super) fn finish_and_commit(owner: &Owner) -> SqlStr {
-    let text = format!("SELECT pgonce.finish('{}'); COMMIT AND CHAIN", owner.transaction_id);
-    AssertSqlSafe(text).into_sql_str()
-}
+RETURNING keys.key, keys.expires_at";
 
 /// The messages of a batch, as columns; and who claims them, for how long.
 pub(crate) struct Batch<'b> {
@@ -119,7 +109,7 @@ impl Batch<'_> {
         keys: &[&str],
         fingerprints: &[&[u8]],
     ) -> Result<Claimed, Error> {
-        let rows: Vec<(String, String, DateTime<Utc>)> = sqlx::query_as(statement)
+        let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as(statement)
             .bind(self.scope.as_str())
             .bind(keys)
             .bind(fingerprints)
@@ -129,7 +119,7 @@ impl Batch<'_> {
             .await
             .map_err(Error::of_statement)?;
         let owner = match rows.first() {
-            Some((key, transaction_id, expires_at)) => Some(Owner {
+            Some((key, expires_at)) => Some(Owner {
                 scope: self.scope.clone(),
                 key: IdempotencyKey::try_from(key.as_str())?,
                 fingerprint: Fingerprint::of_nothing(),
@@ -137,12 +127,12 @@ impl Batch<'_> {
                 retention: self.retention.min(MAX_RETENTION),
                 expires_at: *expires_at,
                 lock: self.attempt.to_string().into(),
-                transaction_id: transaction_id.clone(),
+                transaction_id: String::new(),
                 finish: Finish::AtCommit,
             }),
             None => None,
         };
-        Ok((rows.into_iter().map(|(key, ..)| key).collect(), owner))
+        Ok((rows.into_iter().map(|(key, _)| key).collect(), owner))
     }
 
     fn unknown_fingerprint(&self, key: &str) -> Error {

@@ -8,18 +8,6 @@ use sqlx::postgres::PgDatabaseError;
 use super::Owner;
 use crate::record::State;
 
-/// Sent with BEGIN. A setting that ends with the transaction marks the one in which the closure was begun; and until the cursor
-/// is closed, every COMMIT fails (see migration 5).
-pub(super) const OPEN: &str = "\
-SET LOCAL pgonce.open = 'on'; DECLARE pgonce_open NO SCROLL CURSOR WITH HOLD FOR SELECT pgonce.refuse_commit()";
-
-/// AND CHAIN, for the reason that messages have.
-pub(super) const CLOSE_AND_COMMIT: &str = "CLOSE pgonce_open; COMMIT AND CHAIN";
-
-/// Whether we are still in that transaction.
-pub(super) const STILL_INSIDE: &str =
-    "SELECT coalesce(pg_catalog.current_setting('pgonce.open', true) = 'on', false)";
-
 /// Inserts the finished row. One row means stored.
 ///
 /// No row, or a violation of the primary key, means that another execution has the key, or had it: a row is there, or another

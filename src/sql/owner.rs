@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{Row, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
-use super::{message, optimistic, whole_micros};
+use super::whole_micros;
 use crate::record::{Record, State};
 use crate::{Error, Fingerprint, IdempotencyKey, Operation, Scope};
 
@@ -23,8 +23,8 @@ pub(crate) struct Owner {
     pub(crate) expires_at: DateTime<Utc>,
     /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
     pub(super) lock: Box<str>,
-    /// The transaction's id (`xid8`), as text since sqlx has no type for it. Empty where the row itself or a setting tells whether
-    /// we are in it.
+    /// The transaction's id (`xid8`), as text since sqlx has no type for it. Empty where the row itself, or a
+    /// setting, tells whether we are in it.
     pub(super) transaction_id: String,
     pub(super) finish: Finish,
 }
@@ -76,16 +76,17 @@ impl Owner {
     /// With what the claim returned, if it did.
     pub(super) fn told(self, row: Option<PgRow>) -> Result<Option<Self>, Error> {
         let Some(row) = row else { return Ok(None) };
-        Ok(Some(Self { transaction_id: row.try_get(0)?, expires_at: row.try_get(1)?, ..self }))
+        let expires_at = row.try_get("expires_at")?;
+        let transaction_id = match self.finish {
+            Finish::Upsert => row.try_get("claimed_in")?,
+            _ => String::new(),
+        };
+        Ok(Some(Self { transaction_id, expires_at, ..self }))
     }
 
-    /// What is to be sent instead of a plain COMMIT.
-    pub(crate) fn finish_and_commit(&self) -> Option<SqlStr> {
-        match self.finish {
-            Finish::AtCommit => Some(message::finish_and_commit(self)),
-            Finish::Insert => Some(optimistic::CLOSE_AND_COMMIT.into_sql_str()),
-            Finish::Update | Finish::Upsert => None,
-        }
+    /// Whether its transaction was opened with [`OPEN`](super::OPEN), and so is to be committed otherwise than by COMMIT.
+    pub(crate) fn is_guarded(&self) -> bool {
+        matches!(self.finish, Finish::AtCommit | Finish::Insert)
     }
 
     /// What is committed.

@@ -16,12 +16,8 @@ WITH needed_column (name) AS (
                AS disabled
     FROM pg_catalog.pg_constraint c JOIN keys ON keys.oid = c.conrelid
     WHERE c.conname = 'keys_finished_before_commit'
-), message_guard AS (
-    SELECT t.tginitdeferred AS deferred, t.tgenabled NOT IN ('O', 'A') AS disabled
-    FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
-    WHERE t.tgname = 'messages_finished_before_commit'
 ), needed_function (name) AS (
-    VALUES ('finish'), ('refuse_commit')
+    VALUES ('refuse_commit')
 ), function AS (
     SELECT p.oid, p.proname AS name FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -57,23 +53,19 @@ SELECT 'the constraint keys_finished_before_commit is missing or not deferred',
 FROM keys
 WHERE NOT EXISTS (SELECT FROM guard WHERE deferred)
 UNION ALL
-SELECT 'triggers of keys_finished_before_commit or messages_finished_before_commit are disabled',
-       'nothing keeps a pending key or an unfinished message from being committed: '
-       'ALTER TABLE pgonce.keys ENABLE TRIGGER ALL', 'guards'
-WHERE EXISTS (SELECT FROM guard WHERE disabled) OR EXISTS (SELECT FROM message_guard WHERE disabled)
+SELECT 'triggers of keys_finished_before_commit are disabled',
+       'nothing keeps a pending key from being committed: ALTER TABLE pgonce.keys ENABLE TRIGGER ALL', 'guards'
+WHERE EXISTS (SELECT FROM guard WHERE disabled)
 UNION ALL
-SELECT 'the trigger messages_finished_before_commit is missing or not deferred',
-       'nothing keeps an unfinished message from being committed: apply the migrations of this release with '
-       '`pgonce::migrate(&pool)` or `sqlx migrate run`; where they are applied, restore it with '
-       'CREATE CONSTRAINT TRIGGER messages_finished_before_commit AFTER INSERT OR UPDATE OF fingerprint ON pgonce.keys '
-       'DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.result IS NULL AND NEW.unfinished IS NULL) '
-       'EXECUTE FUNCTION pgonce.refuse_unfinished()', 'guards'
-FROM keys
-WHERE NOT EXISTS (SELECT FROM message_guard WHERE deferred)
+SELECT 'the trigger messages_finished_before_commit of an earlier release is there',
+       'it refuses every message: apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`',
+       'schema'
+FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
+WHERE t.tgname = 'messages_finished_before_commit'
 UNION ALL
 SELECT pg_catalog.format('the function pgonce.%s is missing', needed_function.name),
-       CASE needed_function.name WHEN 'finish' THEN 'no message can be committed' ELSE 'no call in optimistic mode can begin' END
-       || ': apply the migrations of this release with `pgonce::migrate(&pool)` or `sqlx migrate run`', 'schema'
+       'no message can be processed, and no call in optimistic mode can begin: apply the migrations of this release with '
+       '`pgonce::migrate(&pool)` or `sqlx migrate run`', 'schema'
 FROM needed_function, keys
 WHERE NOT EXISTS (SELECT FROM function WHERE function.name = needed_function.name)
 UNION ALL

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::proxy::{Edge, Fault, Message, Side};
+use crate::sql::CLOSE_AND_COMMIT;
 
 /// One disturbance of one call.
 pub(super) enum Case {
@@ -108,9 +109,9 @@ pub(super) fn is_commit(message: &Message) -> bool {
     message.side == Side::Client && matches!(message.parts(), ("Query", sql) if commits(sql))
 }
 
-/// Whether it is a COMMIT of pgonce's. An inbox's comes together with what proves that its transaction is alive.
+/// Whether it is a COMMIT of pgonce's. That of a message, or in optimistic mode, comes with what proves that its transaction is alive.
 fn commits(sql: &str) -> bool {
-    sql == COMMIT || sql.starts_with("SELECT pgonce.finish(")
+    sql == COMMIT || sql == CLOSE_AND_COMMIT
 }
 
 const COMMIT: &str = "COMMIT";

@@ -18,6 +18,11 @@ async fn commit_deed_and_write_on(conn: &mut PgConnection, deed: Deed) -> Result
     Ok(())
 }
 
+/// Those that are refused: no constraint guards a message, so that it may be made immediate.
+fn deeds() -> impl Iterator<Item = Deed> {
+    ALL.into_iter().filter(|deed| *deed != SetConstraintsImmediate)
+}
+
 async fn process(inbox: &Inbox, batch: bool, deed: Deed) -> Result<(), Error> {
     if batch {
         let two = messages(["evt-1", "evt-2"]);
@@ -33,7 +38,7 @@ async fn process(inbox: &Inbox, batch: bool, deed: Deed) -> Result<(), Error> {
 #[tokio::test]
 async fn every_deed_is_reported_and_the_message_is_free() {
     for batch in [false, true] {
-        for deed in ALL {
+        for deed in deeds() {
             let db = Database::new().await;
             let inbox = db.idempotency().inbox(consumer());
             let error = process(&inbox, batch, deed).await.expect_err(&format!("{deed:?}"));
@@ -57,7 +62,9 @@ async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
     let hardened = Idempotency::connect_with(pool, db.options()).await.unwrap();
     for isolation in ISOLATIONS {
         let inbox = hardened.clone().with_isolation(isolation).inbox(consumer());
-        for (batch, deed) in [false, true].into_iter().flat_map(|batch| ALL.map(|deed| (batch, deed))) {
+        for (batch, deed) in
+            [false, true].into_iter().flat_map(|batch| deeds().map(move |deed| (batch, deed)))
+        {
             let error = process(&inbox, batch, deed).await.expect_err(&format!("{deed:?}"));
             assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{isolation:?}, {deed:?}: {error}");
             db.assert_untouched().await;
@@ -65,6 +72,9 @@ async fn on_a_hardened_pool_nothing_is_written_after_an_escape() {
     }
     let inbox = hardened.inbox(consumer());
     process(&inbox, false, RawBegin).await.unwrap();
+    process(&hardened.inbox(pgonce::Scope::new("another").unwrap()), true, SetConstraintsImmediate)
+        .await
+        .unwrap();
     assert!(inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap().is_duplicate());
 }
 
@@ -88,30 +98,44 @@ async fn an_escape_is_reported_even_if_the_closure_then_fails() {
     }
 }
 
-/// The database alone holds it, also against whoever is not pgonce.
+/// A cursor that a closure has closed refuses nothing any more, so it is not committed either.
 #[tokio::test]
-async fn no_message_is_committed_without_the_finish() {
+async fn a_closure_that_closes_the_guard_is_told_so() {
+    for batch in [false, true] {
+        let db = Database::new().await;
+        let inbox = db.idempotency().inbox(consumer());
+        let close = async |conn: &mut PgConnection| -> Result<(), Error> {
+            charge(conn, 42).await?;
+            conn.execute("CLOSE ALL").await?;
+            Ok(())
+        };
+        let error = if batch {
+            let batch = messages(["evt-1", "evt-2"]);
+            inbox.process_batch(&batch, async |conn, _| close(conn).await).await.unwrap_err()
+        } else {
+            inbox.process("evt-1", close).await.unwrap_err()
+        };
+        assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{error}");
+        db.assert_untouched().await;
+    }
+}
+
+/// Rows that somebody copies by hand need no call of a function.
+#[tokio::test]
+async fn a_message_that_is_written_by_hand_is_a_duplicate() {
     let db = Database::new().await;
     let by_hand = "INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, created_at, completed_at, expires_at)
-        SELECT 's', 'k', decode(repeat('00', 33), 'hex'), gen_random_uuid(), 'completed', now(), now(), now()";
-    let error = sqlx::raw_sql(by_hand).execute(&db.pool).await.unwrap_err();
-    assert!(error.to_string().contains("before pgonce.finish was called"), "{error}");
-    assert_eq!(db.count("pgonce.keys").await, 0);
-
-    let mut transaction = db.pool.begin().await.unwrap();
-    transaction.execute(by_hand).await.unwrap();
-    transaction.execute("SELECT pgonce.finish(pg_current_xact_id())").await.unwrap();
-    transaction.commit().await.unwrap();
-    assert_eq!(db.count("pgonce.keys").await, 1);
-
-    // What was finished is over with its transaction.
-    let mut transaction = db.pool.begin().await.unwrap();
-    transaction.execute("DELETE FROM pgonce.keys").await.unwrap();
-    transaction.execute(by_hand).await.unwrap();
-    transaction.commit().await.unwrap_err();
-    assert_eq!(db.count("pgonce.keys").await, 1);
-    let error = sqlx::raw_sql("SELECT pgonce.finish('1')").execute(&db.pool).await.unwrap_err();
-    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25P01"));
+        SELECT $1, 'evt-1', $2, gen_random_uuid(), 'completed', now(), now(), now() + interval '1 day'";
+    let nothing = pgonce::Operation::new(consumer(), super::support::key("evt-1"));
+    sqlx::query(by_hand)
+        .bind(consumer().as_str())
+        .bind(nothing.fingerprint().as_bytes().as_slice())
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let inbox = db.idempotency().inbox(consumer());
+    let delivery = inbox.process("evt-1", async |_| -> Result<(), Error> { panic!("must not run") }).await;
+    assert!(delivery.unwrap().is_duplicate());
 }
 
 #[tokio::test]

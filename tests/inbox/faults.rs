@@ -78,7 +78,7 @@ impl Consumer {
 }
 
 fn is_commit(message: &Message) -> bool {
-    message.side == Side::Client && message.label.starts_with("Query: SELECT pgonce.finish(")
+    message.side == Side::Client && message.label.starts_with("Query: CLOSE pgonce_open;")
 }
 
 const LONG: Duration = Duration::from_secs(30);

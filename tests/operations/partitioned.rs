@@ -97,24 +97,13 @@ async fn every_guard_holds_in_every_partition() {
     let columns = "scope, key, fingerprint, attempt, created_at, expires_at, completed_at, state, unfinished, result, result_format";
     let fingerprint = "decode(repeat('00', 33), 'hex')";
     for n in 0..64 {
-        for (values, constraint) in [
-            (
-                format!(
-                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL"
-                ),
-                "keys_finished_before_commit",
-            ),
-            (
-                format!(
-                    "'s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), now(), 'completed', NULL, NULL, NULL"
-                ),
-                "messages_finished_before_commit",
-            ),
-        ] {
-            let insert = format!("INSERT INTO pgonce.keys ({columns}) VALUES ({values})");
-            let error = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&db.pool).await.expect_err(constraint);
-            assert_eq!(error.as_database_error().unwrap().constraint(), Some(constraint), "{error}");
-        }
+        let insert = format!(
+            "INSERT INTO pgonce.keys ({columns})
+             VALUES ('s', 'k{n}', {fingerprint}, gen_random_uuid(), now(), now(), NULL, 'pending', 0, NULL, NULL)"
+        );
+        let error = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&db.pool).await.unwrap_err();
+        let constraint = error.as_database_error().unwrap().constraint();
+        assert_eq!(constraint, Some("keys_finished_before_commit"), "{error}");
     }
     db.assert_untouched().await;
 }

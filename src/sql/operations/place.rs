@@ -41,7 +41,8 @@ SELECT current_user::text AS role, pg_catalog.quote_ident(current_user) AS quote
                 WHERE relation.relname = 'keys' AND c.conname = 'keys_state'
             ) THEN 3
             WHEN NOT EXISTS (SELECT FROM function WHERE name = 'refuse_commit') THEN 4
-            ELSE 5 END AS schema,
+            WHEN EXISTS (SELECT FROM function WHERE name = 'refuse_unfinished') THEN 5
+            ELSE 6 END AS schema,
        EXISTS (SELECT FROM relation WHERE relname = '_sqlx_migrations') AS noted,
        EXISTS (
            SELECT FROM relation

@@ -87,8 +87,9 @@ RETURNING completed_at, expires_at";
 
 /// The same where the claim was made in a savepoint, whose id is another one, and where the transaction is, or may be,
 /// SERIALIZABLE: there the UPDATE's own search would lock what it reads against all other keys (the whole table, when it is
-/// small), and each two calls would conflict. ON CONFLICT searches without such locks. (Takeovers of expired keys, which are rare, still conflict, and are repeated.) Should the row be gone, what it
-/// inserts is pending, which is not what we ask for, and which cannot be committed.
+/// small), and each two calls would conflict. ON CONFLICT searches without such locks. (Takeovers of expired keys, which are
+/// rare, still conflict, and are repeated.) Should the row be gone, what it inserts is pending, which is not what we ask for,
+/// and which cannot be committed.
 const FINISH_SERIALIZABLE: &str = "\
 INSERT INTO pgonce.keys AS k (scope, key, fingerprint, attempt, state, unfinished, created_at, expires_at)
 SELECT $1, $2, pg_catalog.decode(pg_catalog.repeat('00', 33), 'hex'), pg_catalog.gen_random_uuid(), 'pending', 0,

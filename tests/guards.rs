@@ -294,6 +294,11 @@ async fn a_committed_pending_row_is_never_run_nor_replayed_nor_taken_over_nor_pu
     let error =
         idempotency.execute(&operation(), async |conn| commit_deed(conn, Commit).await).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "reported without the guard too: {error}");
+    // Where another statement finishes, too.
+    let serializable = idempotency.clone().with_isolation(pgonce::Isolation::Serializable);
+    let other = pgonce::Operation::new(support::scope(), support::key("order-2"));
+    let error = serializable.execute(&other, async |conn| commit_deed(conn, Commit).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AtomicityViolation, "{error}");
     sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
 
     let error = idempotency.execute(&operation(), must_not_run::<()>).await.unwrap_err();

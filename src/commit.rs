@@ -46,14 +46,14 @@ pub(crate) async fn commit(
     call: &Call,
 ) -> Result<(), NotCommitted> {
     let limit = idempotency.commit_timeout;
-    let guarded = owner.is_guarded();
+    let closes = owner.closes_at_commit();
     let commit =
-        async { if guarded { transaction.close_and_commit().await } else { transaction.commit().await } };
+        async { if closes { transaction.close_and_commit().await } else { transaction.commit().await } };
     // Cut off, it closes its connection. The server may be committing all the same.
     let source = match timeout(limit, commit).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if !leaves_commit_unknown(&error) => {
-            return Err(Error::of_commit(error, guarded).into());
+            return Err(Error::of_commit(error, closes).into());
         }
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),

@@ -65,6 +65,12 @@ pub const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0006_one_cursor.up.sql"),
         down: include_str!("../migrations/0006_one_cursor.down.sql"),
     },
+    Migration {
+        version: 7,
+        name: "allow_commit",
+        up: include_str!("../migrations/0007_allow_commit.up.sql"),
+        down: include_str!("../migrations/0007_allow_commit.down.sql"),
+    },
 ];
 
 /// Applies the migrations that are missing. Harmless to repeat, and to run from many processes at once.
@@ -84,9 +90,9 @@ pub const MIGRATIONS: &[Migration] = &[
 /// GRANT SELECT, INSERT, UPDATE, DELETE ON pgonce.keys TO app;
 /// ```
 ///
-/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The function `pgonce.refuse_commit`, which an
+/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The functions `pgonce.refuse_commit` and `pgonce.allow_commit`, which an
 /// [`Inbox`](crate::Inbox) and [`Mode::Optimistic`](crate::Mode::Optimistic) need, may be called by everybody; where new functions may not,
-/// add `GRANT EXECUTE ON FUNCTION pgonce.refuse_commit TO app`. For people who look things up:
+/// add `GRANT EXECUTE ON FUNCTION pgonce.refuse_commit, pgonce.allow_commit TO app`. For people who look things up:
 /// `GRANT SELECT ON pgonce.readable_keys TO …`.
 ///
 /// # Errors

@@ -82,7 +82,6 @@ pub(crate) async fn finish(
     is_as_deep(conn, depth)?;
     match sql::finish(conn, owner, state, result).await {
         Ok(Finished::Stored(at)) => Ok(at),
-        // Should it be the other reason, that is found out when the transaction is given up.
         Ok(Finished::Taken) => Err(Error::InFlight { scope: owner.scope.clone(), key: owner.key.clone() }),
         Ok(Finished::Outside) => Err(Error::left_the_transaction(None)),
         // read_only_sql_transaction: on a hardened pool, outside of our transaction.

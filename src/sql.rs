@@ -215,7 +215,7 @@ pub(crate) async fn finish(
     result: &[u8],
 ) -> Result<Finished, sqlx::Error> {
     let stored: Option<(Option<DateTime<Utc>>, DateTime<Utc>)> = match owner.finish {
-        Finish::Insert => optimistic::insert(conn, owner, state, result).await?,
+        Finish::Insert => return optimistic::insert(conn, owner, state, result).await,
         Finish::Update | Finish::AtCommit => {
             sqlx::query_as(FINISH)
                 .bind(owner.scope.as_str())
@@ -241,7 +241,6 @@ pub(crate) async fn finish(
             owner.expires_at = expires_at;
             Finished::Stored(completed_at)
         }
-        None if matches!(owner.finish, Finish::Insert) => Finished::Taken,
         _ => Finished::Outside,
     })
 }

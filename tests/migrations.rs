@@ -168,6 +168,7 @@ async fn verify_names_each_thing_that_is_missing_and_its_remedy() {
         ),
         ("ALTER TABLE pgonce.keys DISABLE TRIGGER ALL", "keys_finished_before_commit are disabled"),
         ("DROP FUNCTION pgonce.refuse_commit", "the function pgonce.refuse_commit is missing"),
+        ("DROP FUNCTION pgonce.allow_commit", "the function pgonce.allow_commit is missing"),
         ("ALTER TABLE pgonce.keys DROP CONSTRAINT keys_pkey", "primary key"),
         ("ALTER TABLE pgonce.keys DROP COLUMN attempt", "column pgonce.keys.attempt is missing"),
         ("DROP VIEW pgonce.readable_keys; DROP TABLE pgonce.keys", "table pgonce.keys is missing"),
@@ -327,18 +328,24 @@ async fn a_hostile_search_path_redirects_nothing() {
     assert_eq!(db.count("pgonce.keys").await, 1);
 }
 
-/// From before messages, and before their present guard: what is there stays, and whoever uses the inbox too early is told.
+/// From before messages, and before the present guard: what is there stays, and whoever uses an inbox or the optimistic mode too
+/// early is told.
 #[tokio::test]
-async fn later_migrations_keep_the_keys_and_the_inbox_asks_for_them() {
+async fn later_migrations_keep_the_keys_and_what_is_new_asks_for_them() {
     let db = Database::empty().await;
     let inbox = db.idempotency().inbox(support::scope());
-    for (n, migration) in pgonce::MIGRATIONS.iter().enumerate() {
+    let optimistic = db.idempotency().with_mode(pgonce::Mode::Optimistic);
+    let early = pgonce::Operation::new(support::scope(), support::key("early"));
+    for migration in pgonce::MIGRATIONS {
         run(&db.pool, migration.up).await;
         works(&db.pool).await;
-        if n + 1 == pgonce::MIGRATIONS.len() {
+        if migration.version >= 7 {
             break;
         }
-        for batch in [false, true] {
+        let error = optimistic.execute(&early, async |_| Ok::<_, Error>(1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotMigrated, "{}: {error}", migration.version);
+        let batches: &[bool] = if migration.version < 6 { &[false, true] } else { &[] };
+        for &batch in batches {
             let message = pgonce::Message::new(support::key("evt-1"));
             let error = if batch {
                 inbox.process_batch(&[message], async |_, _| Ok::<_, Error>(())).await.unwrap_err()
@@ -352,12 +359,13 @@ async fn later_migrations_keep_the_keys_and_the_inbox_asks_for_them() {
     }
     pgonce::verify(&db.pool).await.unwrap();
     inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
+    assert!(!optimistic.execute(&early, async |_| Ok::<_, Error>(1)).await.unwrap().is_replayed());
     // Down again: the keys stay, the messages go.
     for migration in pgonce::MIGRATIONS[1..].iter().rev() {
         run(&db.pool, migration.down).await;
     }
     works(&db.pool).await;
-    assert_eq!(db.count("pgonce.keys").await, 1);
+    assert_eq!(db.count("pgonce.keys").await, 2);
 }
 
 #[tokio::test]

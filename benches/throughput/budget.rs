@@ -14,8 +14,7 @@ type Most = (f64, f64, f64, f64);
 const BUDGETS: &[(Contender, Form, Most)] = &[
     (Execute, Fresh, (8.0, 950.0, 4.0, 2.0)),
     (Execute, Replay, (6.0, 0.0, 0.0, 0.0)),
-    // The last message ends an empty transaction while the caller has its answer already, as for `process`.
-    (Optimistic, Fresh, (8.0, 768.0, 3.0, 1.0)),
+    (Optimistic, Fresh, (7.0, 768.0, 3.0, 1.0)),
     // The closure in vain, and a look.
     (Optimistic, Replay, (11.0, 592.0, 3.0, 1.0)),
     (LookFirst, Fresh, (9.0, 966.0, 4.0, 2.0)),
@@ -30,6 +29,7 @@ const BUDGETS: &[(Contender, Form, Most)] = &[
     (ExecuteIn, Replay, (8.0, 0.0, 0.0, 0.0)),
     (Claim, Fresh, (8.0, 952.0, 4.0, 2.0)),
     (Claim, Replay, (6.0, 0.0, 0.0, 0.0)),
+    // The last message ends an empty transaction while the caller has its answer already.
     (Process, Fresh, (8.0, 762.0, 3.0, 1.0)),
     (Process, Replay, (6.0, 0.0, 0.0, 0.0)),
     // Of each message.

@@ -90,9 +90,9 @@ impl Error {
         }
     }
 
-    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard. Of a guarded transaction
-    /// also that it was not the one that was opened, or is aborted.
-    pub(crate) fn of_commit(error: sqlx::Error, guarded: bool) -> Self {
+    /// An error of COMMIT that the server sent: the closure's own deferred constraints, or a guard. Of one that closes
+    /// the guard, also that this is not the transaction that was opened, or that it is aborted.
+    pub(crate) fn of_commit(error: sqlx::Error, closes: bool) -> Self {
         let Some(database) = error.as_database_error() else { return Self::from(error) };
         if is_guard(database) {
             return Self::atomicity(GUARDED, Some(error));
@@ -108,7 +108,7 @@ impl Error {
             "34000" => database.message().contains("pgonce_open"),
             _ => false,
         };
-        if guarded && is_of_close { Self::of_statement(error) } else { Self::from(error) }
+        if closes && is_of_close { Self::of_statement(error) } else { Self::from(error) }
     }
 
     /// The connection was lost at COMMIT, and nothing was committed.

@@ -5,31 +5,31 @@ use sqlx::PgConnection;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use super::Owner;
+use super::{Finished, Owner};
 use crate::record::State;
 
-/// Inserts the finished row. One row means stored.
+/// Inserts the finished row, and lets the COMMIT pass that was refused until then. One row means stored.
 ///
 /// No row, or a violation of the primary key, means that another execution has the key, or had it: a row is there, or another
-/// transaction holds its advisory lock, which is not waited for (a batch of messages has no such lock, and is). Or we are no longer in the transaction, where this would be
-/// committed by itself. (Not ON CONFLICT, which costs more than a plain INSERT: whoever comes too late rolls back in any case.)
+/// transaction holds its advisory lock, which is not waited for (a batch of messages has no such lock, and is). An error of CLOSE means
+/// that we are no longer in the transaction, and this would be committed by itself. In this order (CASE), since the cursor tells later
+/// where we are. (Not ON CONFLICT, which costs more than a plain INSERT: whoever comes too late rolls back in any case.)
 const INSERT: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id, created_at,
                          completed_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 'json', pg_catalog.pg_current_xact_id(), pg_catalog.statement_timestamp(),
        pg_catalog.statement_timestamp(), pg_catalog.statement_timestamp() + $7 * interval '1 microsecond'
-WHERE pg_catalog.current_setting('pgonce.open', true) = 'on'
-  AND pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+WHERE CASE WHEN pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+           THEN pgonce.allow_commit() END
 RETURNING completed_at, expires_at";
 
-/// When it was stored, and when it expires; None when it was not.
 pub(super) async fn insert(
     conn: &mut PgConnection,
-    owner: &Owner,
+    owner: &mut Owner,
     state: State,
     result: &[u8],
-) -> Result<Option<(Option<DateTime<Utc>>, DateTime<Utc>)>, sqlx::Error> {
-    let inserted = sqlx::query_as(INSERT)
+) -> Result<Finished, sqlx::Error> {
+    let inserted: Result<Option<(DateTime<Utc>, DateTime<Utc>)>, _> = sqlx::query_as(INSERT)
         .bind(owner.scope.as_str())
         .bind(owner.key.as_str())
         .bind(owner.fingerprint.as_bytes().as_slice())
@@ -40,8 +40,17 @@ pub(super) async fn insert(
         .fetch_optional(conn)
         .await;
     match inserted {
-        Err(sqlx::Error::Database(error)) if is_duplicate(error.as_ref()) => Ok(None),
-        inserted => inserted,
+        Ok(Some((completed_at, expires_at))) => {
+            owner.expires_at = expires_at;
+            Ok(Finished::Stored(completed_at))
+        }
+        Ok(None) => Ok(Finished::Taken),
+        Err(sqlx::Error::Database(error)) if is_duplicate(error.as_ref()) => Ok(Finished::Taken),
+        // invalid_cursor_name
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("34000") => {
+            Ok(Finished::Outside)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Owner {
     /// What its advisory lock is made of, beside the scope: the key, or the attempt of a batch.
     pub(super) lock: Box<str>,
     /// The transaction's id (`xid8`), as text since sqlx has no type for it. Empty where the row itself, or a
-    /// setting, tells whether we are in it.
+    /// cursor, tells whether we are in it.
     pub(super) transaction_id: String,
     pub(super) finish: Finish,
 }
@@ -46,7 +46,7 @@ pub(crate) enum Finish {
 pub(crate) enum Finished {
     /// At this time.
     Stored(DateTime<Utc>),
-    /// Another execution has the key, or we are not in our transaction.
+    /// No: another execution has the key.
     Taken,
     /// We are not in our transaction.
     Outside,
@@ -84,9 +84,9 @@ impl Owner {
         Ok(Some(Self { transaction_id, expires_at, ..self }))
     }
 
-    /// Whether its transaction was opened with [`OPEN`](super::OPEN), and so is to be committed otherwise than by COMMIT.
-    pub(crate) fn is_guarded(&self) -> bool {
-        matches!(self.finish, Finish::AtCommit | Finish::Insert)
+    /// Whether what was opened with [`OPEN`](super::OPEN) is still to be closed when it is committed.
+    pub(crate) fn closes_at_commit(&self) -> bool {
+        matches!(self.finish, Finish::AtCommit)
     }
 
     /// What is committed.

@@ -62,13 +62,13 @@ async fn an_older_schema_can_be_read_and_is_brought_up_to_date() {
     execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
 
     let said = run(&db, &["show", SCOPE, "order-1"]).await.ending(0);
-    said.says("completed").says("warning: ").says("is of version 2, not 6").says("pgonce migrate");
+    said.says("completed").says("warning: ").says("is of version 2, not 7").says("pgonce migrate");
     run(&db, &["list"]).await.ending(0).says("order-1");
     run(&db, &["stats"]).await.ending(0).says("1 key live");
     for args in [&["evictions"][..], &["purge"], &EVICT] {
-        run(&db, args).await.ending(4).says("is of version 2, not 6").says("pgonce migrate");
+        run(&db, args).await.ending(4).says("is of version 2, not 7").says("pgonce migrate");
     }
-    run(&db, &["doctor"]).await.ending(1).says("version 2, but this release has version 6");
+    run(&db, &["doctor"]).await.ending(1).says("version 2, but this release has version 7");
 
     run(&db, &["migrate"]).await.ending(0).says("applied 3 operations").does_not_say("2 messages");
     run(&db, &EVICT).await.ending(0);
@@ -85,12 +85,12 @@ async fn a_newer_schema_can_be_read_and_is_not_written_to() {
     )
     .await;
     let said = run(&db, &["show", SCOPE, "order-1"]).await.ending(0);
-    said.says("completed").says("is of version 99, not 6").says("newer release");
+    said.says("completed").says("is of version 99, not 7").says("newer release");
     for args in [&EVICT[..], &["purge"], &["migrate"], &["migrate", "--dry-run"]] {
-        run(&db, args).await.ending(4).says("is of version 99, not 6").says("newer release");
+        run(&db, args).await.ending(4).says("is of version 99, not 7").says("newer release");
     }
     assert_eq!(db.count("pgonce.keys").await, 1);
-    run(&db, &["doctor"]).await.ending(1).says("version 99, but this release has version 6");
+    run(&db, &["doctor"]).await.ending(1).says("version 99, but this release has version 7");
 }
 
 #[tokio::test]

@@ -206,9 +206,10 @@ async fn a_migration_under_load_fails_no_call_and_none_runs_twice() {
         while !migrate.is_finished() && db.count(WAITING_MIGRATION).await == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(
-            !migrate.is_finished(),
-            "from version {version}: migrations 2, 4 and 6 wait for running calls"
+        assert_eq!(
+            migrate.is_finished(),
+            version >= 6,
+            "from version {version}: migrations 2, 4 and 6 wait for running calls, and no other"
         );
         go_on.send(()).unwrap();
         migrate.await.unwrap().unwrap();

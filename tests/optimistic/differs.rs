@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use pgonce::{Error, ErrorKind, Idempotency, InFlight, Isolation, Mode, Operation, Outcome};
-use sqlx::{Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use support::{Database, charge, key, operation, scope};
 use tokio::sync::Barrier;
 
@@ -16,7 +16,7 @@ fn optimistic(db: &Database) -> Idempotency {
     db.idempotency().with_mode(Mode::Optimistic)
 }
 
-/// With a savepoint to which it goes back: the mark of the transaction and the guard stay.
+/// With a savepoint to which it goes back: the guard stays.
 async fn fill(conn: &mut PgConnection, amount: i64) -> Result<i64, Error> {
     conn.execute("SAVEPOINT mine").await?;
     drop(conn.execute("SELECT 1 / 0").await);
@@ -136,13 +136,19 @@ async fn a_key_that_a_claim_holds_is_in_flight() {
 
 #[tokio::test]
 async fn without_its_migration_it_says_so() {
-    let db = Database::new().await;
-    sqlx::raw_sql("DROP FUNCTION pgonce.refuse_commit()").execute(&db.pool).await.unwrap();
-    let error = optimistic(&db).execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
-    let verified = pgonce::verify(&db.pool).await.unwrap_err();
-    assert!(verified.to_string().contains("pgonce.refuse_commit is missing"), "{verified}");
-    db.assert_untouched().await;
+    for function in ["refuse_commit", "allow_commit"] {
+        let db = Database::new().await;
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP FUNCTION pgonce.{function}()")))
+            .execute(&db.pool)
+            .await
+            .unwrap();
+        let error =
+            optimistic(&db).execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+        let verified = pgonce::verify(&db.pool).await.unwrap_err();
+        assert!(verified.to_string().contains(&format!("pgonce.{function} is missing")), "{verified}");
+        db.assert_untouched().await;
+    }
 }
 
 /// The guard does not depend on the closure's constraints, so they may all be made immediate.

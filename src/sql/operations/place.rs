@@ -42,7 +42,8 @@ SELECT current_user::text AS role, pg_catalog.quote_ident(current_user) AS quote
             ) THEN 3
             WHEN NOT EXISTS (SELECT FROM function WHERE name = 'refuse_commit') THEN 4
             WHEN EXISTS (SELECT FROM function WHERE name = 'refuse_unfinished') THEN 5
-            ELSE 6 END AS schema,
+            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'allow_commit') THEN 6
+            ELSE 7 END AS schema,
        EXISTS (SELECT FROM relation WHERE relname = '_sqlx_migrations') AS noted,
        EXISTS (
            SELECT FROM relation

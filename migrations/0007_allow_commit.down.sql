@@ -1,0 +1,3 @@
+-- Undoes 0007_allow_commit.up.sql.
+
+DROP FUNCTION pgonce.allow_commit();

@@ -1,12 +1,13 @@
 //! What it costs to delete expired keys, and what the choices behind it are worth:
 //!
-//!     cargo bench --bench reaper               # all four, a quarter of an hour, 10 GB of disk
-//!     cargo bench --bench reaper -- --quick    # all four, small, two minutes
-//!     cargo bench --bench reaper -- backlog    # or held, steady, index
+//!     cargo bench --bench reaper               # all five, half an hour, 10 GB of disk
+//!     cargo bench --bench reaper -- --quick    # all five, small, two minutes
+//!     cargo bench --bench reaper -- backlog    # or held, steady, factor, index
 //!
 //! It starts PostgreSQL servers of its own.
 
 mod backlog;
+mod factor;
 #[path = "../support/figures.rs"]
 mod figures;
 mod held;
@@ -33,6 +34,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("steady") {
         println!("\n{}", steady::measure(quick).await?);
+    }
+    if wanted("factor") {
+        println!("\n{}", factor::measure(quick).await?);
     }
     if wanted("index") {
         println!("\n{}", index::measure(quick).await?);

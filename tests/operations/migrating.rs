@@ -13,7 +13,7 @@ use crate::support::{Database, key, scope};
 use crate::upgrade::{DAY, consumer, current, former, formerly, message};
 
 /// The schema as this version left it, with the bookkeeping of `pgonce::migrate`.
-async fn step_back_to(version: i64, pool: &PgPool) {
+pub async fn step_back_to(version: i64, pool: &PgPool) {
     for migration in pgonce::MIGRATIONS.iter().rev().filter(|migration| migration.version > version) {
         sqlx::raw_sql(AssertSqlSafe(format!(
             "BEGIN; {}; DELETE FROM pgonce._sqlx_migrations WHERE version = {}; COMMIT",

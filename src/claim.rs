@@ -166,8 +166,7 @@ impl Claimed {
         result: Result<Option<(State, Vec<u8>)>, Error>,
     ) -> Result<DateTime<Utc>, NotCommitted> {
         let call = self.call.clone();
-        let stores = !matches!(result, Ok(None));
-        let step = if stores { Step::finish } else { Step::finish_message }(&call, &self.idempotency);
+        let step = Step::finish(&call, &self.idempotency, self.owner.finish);
         let outcome = match result {
             Ok(Some((State::Failed, _))) => CallOutcome::FailedRecorded,
             _ => CallOutcome::Executed,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use sqlx::PgExecutor;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use crate::call::{Call, CallOutcome};
 use crate::closure::{ClosureError, database_error};
 use crate::record::Record;
-use crate::{Error, ErrorKind, Idempotency, Operation, protocol, sql};
+use crate::{Error, ErrorKind, Idempotency, Operation, protocol, sql, step};
 
 pub(crate) async fn look(
     executor: impl PgExecutor<'_>,
@@ -27,8 +27,10 @@ impl Idempotency {
         operation: &Operation,
         call: &Call,
     ) -> Result<Option<Record>, Error> {
-        let looked = timeout(LOOK, look(self.pool(), operation)).await;
-        match looked.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into())) {
+        let span = step::look(call, self);
+        let looked = timeout(LOOK, look(self.pool(), operation)).instrument(span.clone()).await;
+        let looked = looked.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()));
+        match looked.inspect_err(|error| step::failed(&span, error)) {
             Ok(Some(record)) => {
                 debug!(attempt = %record.attempt, state = record.state.as_str(), "replayed the result");
                 call.replays(&record);

@@ -4,7 +4,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, warn};
 
@@ -102,10 +103,15 @@ impl Idempotency {
         flight: &mut Option<Flight>,
         optimistic: bool,
     ) -> Result<Option<Claim>, Error> {
-        let step = Step::claim(call, self);
+        let begin = match self.mode {
+            _ if optimistic => Step::begin,
+            Mode::LookFirst => Step::look,
+            _ => Step::claim,
+        };
+        let mut step = begin(call, self);
         let deadline = patience.deadline();
         let claim = async {
-            match self.claim_on(operation, optimistic).await? {
+            match self.claim_on(operation, optimistic, &mut step).await? {
                 Entered::Claimed(transaction, owner) => {
                     patience.claimed();
                     debug!(attempt = %owner.attempt, "claimed the key");
@@ -122,8 +128,7 @@ impl Idempotency {
                 }
                 Entered::InFlight => Ok(None),
             }
-        }
-        .instrument(step.span());
+        };
         let claimed = match deadline {
             None => claim.await,
             // A pool that is exhausted must not make the wait any longer, nor a table that is locked.
@@ -132,18 +137,33 @@ impl Idempotency {
         claimed.inspect_err(|error| step.failed(error))
     }
 
-    async fn claim_on(&self, operation: &Operation, optimistic: bool) -> Result<Entered, Error> {
-        let retention = self.retention_of(operation);
+    async fn claim_on(
+        &self,
+        operation: &Operation,
+        optimistic: bool,
+        step: &mut Step,
+    ) -> Result<Entered, Error> {
+        let mut conn = self.pool().acquire().instrument(step.span()).await?;
         if optimistic {
-            let transaction = self.begin_guarded(self.pool().acquire().await?).await?;
-            return Ok(Entered::Claimed(transaction, Owner::at_the_end(operation, retention)));
+            let transaction = self.begin_guarded(conn).instrument(step.span()).await?;
+            let owner = Owner::at_the_end(operation, self.retention_of(operation));
+            return Ok(Entered::Claimed(transaction, owner));
         }
-        let mut conn = self.pool().acquire().await?;
-        if self.mode == Mode::LookFirst
-            && let Some(record) = look(&mut *conn, operation).await?
-        {
-            return Ok(Entered::Replayed(record));
+        if self.mode == Mode::LookFirst {
+            if let Some(record) = look(&mut *conn, operation).instrument(step.span()).await? {
+                return Ok(Entered::Replayed(record));
+            }
+            step.goes_on(self);
         }
+        self.claim_with(conn, operation).instrument(step.span()).await
+    }
+
+    async fn claim_with(
+        &self,
+        conn: PoolConnection<Postgres>,
+        operation: &Operation,
+    ) -> Result<Entered, Error> {
+        let retention = self.retention_of(operation);
         let mut transaction = if operation.is_message() {
             self.begin_guarded(conn).await?
         } else {

@@ -7,7 +7,10 @@ use tracing::{Span, field, info_span};
 use crate::call::{Call, CallOutcome};
 use crate::closure::database_error;
 use crate::metrics::{self, Timer};
+use crate::sql::Finish;
 use crate::{Error, ErrorKind, Idempotency, Scope};
+
+const TABLE: &str = "pgonce.keys";
 
 /// A span of what the database does.
 macro_rules! database_span {
@@ -21,7 +24,8 @@ macro_rules! database_span {
             otel.status_code = field::Empty,
             db.system.name = "postgresql",
             db.namespace = field::Empty,
-            db.collection.name = "pgonce.keys",
+            // BEGIN and COMMIT have none.
+            db.collection.name = $summary.contains(TABLE).then_some(TABLE),
             db.operation.name = $operation,
             db.query.summary = $summary,
             db.response.status_code = field::Empty,
@@ -43,7 +47,22 @@ pub(crate) struct Step {
 impl Step {
     /// A connection, BEGIN, and the statements of the claim.
     pub(crate) fn claim(call: &Call, idempotency: &Idempotency) -> Self {
-        let span = database_span!(parent: &call.span(), "claim", "INSERT", "INSERT pgonce.keys");
+        Self::new("claim", call, claim(call, idempotency))
+    }
+
+    /// The same for a call that first looks for a result, and then [goes on](Self::goes_on).
+    pub(crate) fn look(call: &Call, idempotency: &Idempotency) -> Self {
+        Self::new("claim", call, look(call, idempotency))
+    }
+
+    /// The look found nothing: the claim, which gets a span of its own.
+    pub(crate) fn goes_on(&mut self, idempotency: &Idempotency) {
+        self.span = claim(&self.call, idempotency);
+    }
+
+    /// Where nothing is claimed before the end: a connection, and BEGIN.
+    pub(crate) fn begin(call: &Call, idempotency: &Idempotency) -> Self {
+        let span = database_span!(parent: &call.span(), "claim", "BEGIN", "BEGIN");
         Self::new("claim", call, with_server(span, idempotency))
     }
 
@@ -52,21 +71,20 @@ impl Step {
         Self::new("closure", call, info_span!(parent: &call.span(), "closure"))
     }
 
-    /// The result is stored and committed; where the answer is lost, until it is known what became of it.
-    pub(crate) fn finish(call: &Call, idempotency: &Idempotency) -> Self {
-        let span = database_span!(parent: &call.span(), "finish", "UPDATE", "UPDATE pgonce.keys COMMIT");
+    /// The result, if there is one, is stored and committed; where the answer is lost, until it is known what became of it.
+    pub(crate) fn finish(call: &Call, idempotency: &Idempotency, finish: Finish) -> Self {
+        let (operation, summary) = match finish {
+            Finish::Update => ("UPDATE", "UPDATE pgonce.keys COMMIT"),
+            Finish::Upsert | Finish::Insert => ("INSERT", "INSERT pgonce.keys COMMIT"),
+            Finish::AtCommit => ("COMMIT", "COMMIT"),
+        };
+        let span = database_span!(parent: &call.span(), "finish", operation, summary);
         Self::new("finish", call, with_server(span, idempotency))
     }
 
-    /// The same for what has no result.
-    pub(crate) fn finish_message(call: &Call, idempotency: &Idempotency) -> Self {
-        let span = database_span!(parent: &call.span(), "finish", "COMMIT", "COMMIT");
-        Self::new("finish", call, with_server(span, idempotency))
-    }
-
-    /// The same in a caller's transaction: without the COMMIT.
+    /// The same in a caller's transaction: without the COMMIT, and always an upsert, since the claim was made in a savepoint.
     pub(crate) fn finish_inside(call: &Call, idempotency: &Idempotency) -> Self {
-        let span = database_span!(parent: &call.span(), "finish", "UPDATE", "UPDATE pgonce.keys");
+        let span = database_span!(parent: &call.span(), "finish", "INSERT", "INSERT pgonce.keys");
         Self::new("finish", call, with_server(span, idempotency))
     }
 
@@ -93,6 +111,17 @@ impl Drop for Step {
     fn drop(&mut self) {
         metrics::took(self.call.labels(), self.name, &self.timer);
     }
+}
+
+fn claim(call: &Call, idempotency: &Idempotency) -> Span {
+    let span = database_span!(parent: &call.span(), "claim", "INSERT", "INSERT pgonce.keys");
+    with_server(span, idempotency)
+}
+
+/// The span of a look for what is committed.
+pub(crate) fn look(call: &Call, idempotency: &Idempotency) -> Span {
+    let span = database_span!(parent: &call.span(), "claim", "SELECT", "SELECT pgonce.keys");
+    with_server(span, idempotency)
 }
 
 /// The span of [`Idempotency::find`], which is no call: it claims nothing.

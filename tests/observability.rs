@@ -11,10 +11,14 @@ mod tree;
 
 mod support;
 
-use opentelemetry::trace::{SpanKind, Status};
+use opentelemetry::trace::{SpanKind, Status, TraceContextExt};
 use opentelemetry_sdk::trace::SpanData;
-use support::{Database, assert_in_document};
+use pgonce::{Error, Idempotency, Isolation, Mode, Operation, Outcome};
+use sqlx::PgConnection;
+use support::{Database, assert_in_document, key, scope};
 use telemetry::Telemetry;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 fn attribute(span: &SpanData, name: &str) -> Option<String> {
     span.attributes
@@ -101,4 +105,78 @@ async fn a_charge_and_its_retry_are_seen() {
         );
         assert!(text.contains(&line), "{line} in\n{text}");
     }
+
+    each_mode_is_told_by_what_it_sends(&telemetry, &Database::new().await).await;
+}
+
+/// The names of what a call did, in their order.
+async fn steps_of(telemetry: &Telemetry, call: impl Future<Output = Outcome<i64>>) -> Vec<String> {
+    let root = tracing::info_span!("root");
+    let trace = root.context().span().span_context().trace_id();
+    call.instrument(root.clone()).await;
+    drop(root);
+    let spans = telemetry.spans_of(trace).unwrap();
+    for span in spans.iter().filter(|span| span.span_kind == SpanKind::Client) {
+        assert_eq!(attribute(span, "db.query.summary").as_deref(), Some(&*span.name));
+        let operation = span.name.split(' ').next();
+        assert_eq!(attribute(span, "db.operation.name").as_deref(), operation);
+        let table = span.name.contains("pgonce.keys").then_some("pgonce.keys");
+        assert_eq!(attribute(span, "db.collection.name").as_deref(), table, "{}", span.name);
+        assert!(attribute(span, "server.address").is_some());
+        let parent = spans.iter().find(|call| call.span_context.span_id() == span.parent_span_id);
+        assert!(parent.is_some_and(|call| call.name.starts_with("pgonce ")), "{}", span.name);
+    }
+    let names = spans.iter().map(|span| span.name.to_string());
+    names.filter(|name| name != "root" && !name.starts_with("pgonce ")).collect()
+}
+
+async fn each_mode_is_told_by_what_it_sends(telemetry: &Telemetry, db: &Database) {
+    const SELECT: &str = "SELECT pgonce.keys";
+    const INSERT: &str = "INSERT pgonce.keys";
+    const UPDATE_AND_COMMIT: &str = "UPDATE pgonce.keys COMMIT";
+    const INSERT_AND_COMMIT: &str = "INSERT pgonce.keys COMMIT";
+    let run = async |_: &mut PgConnection| Ok::<i64, Error>(1);
+    let idempotency = Idempotency::new(db.pool.clone());
+    let cases: [(&str, Idempotency, &[&str], &[&str]); 4] = [
+        ("claims", idempotency.clone(), &[INSERT, "closure", UPDATE_AND_COMMIT], &[INSERT]),
+        (
+            "serializable",
+            idempotency.clone().with_isolation(Isolation::Serializable),
+            &[INSERT, "closure", INSERT_AND_COMMIT],
+            &[INSERT],
+        ),
+        (
+            "looks",
+            idempotency.clone().with_mode(Mode::LookFirst),
+            &[SELECT, INSERT, "closure", UPDATE_AND_COMMIT],
+            &[SELECT],
+        ),
+        (
+            "optimistic",
+            idempotency.clone().with_mode(Mode::Optimistic),
+            &["BEGIN", "closure", INSERT_AND_COMMIT],
+            &["BEGIN", "closure", INSERT_AND_COMMIT, SELECT],
+        ),
+    ];
+    for (name, idempotency, first, replay) in cases {
+        let operation = Operation::new(scope(), key(name));
+        for (expected, is_replay) in [(first, false), (replay, true)] {
+            let call = async {
+                let outcome = idempotency.execute(&operation, run).await.unwrap();
+                assert_eq!(outcome.is_replayed(), is_replay, "{name}");
+                outcome
+            };
+            assert_eq!(steps_of(telemetry, call).await, expected, "{name}");
+        }
+    }
+    let mut transaction = db.pool.begin().await.unwrap();
+    let inside = Operation::new(scope(), key("inside"));
+    let call = async { idempotency.execute_in(&mut transaction, &inside, run).await.unwrap() };
+    assert_eq!(steps_of(telemetry, call).await, [INSERT, "closure", INSERT]);
+    let inbox = idempotency.inbox(scope());
+    let call = async {
+        inbox.process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
+        Outcome::Executed(1)
+    };
+    assert_eq!(steps_of(telemetry, call).await, [INSERT, "closure", "COMMIT"]);
 }

@@ -35,7 +35,7 @@ pub async fn new(pool: PgPool, metrics: PrometheusHandle) -> anyhow::Result<Rout
         Idempotency::new(pool).with_scope_label(|scope| scope.as_str().rsplit('/').next().unwrap_or_default());
     let for_metrics = idempotency.clone();
     let metrics = async move || {
-        // A service with a reaper leaves this to it.
+        // Also where a reaper does so: should it end, somebody else sees the expired keys pile up.
         for_metrics.sample_metrics().await.map_err(refusal)?;
         Ok::<_, StatusCode>(metrics.render())
     };

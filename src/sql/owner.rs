@@ -26,7 +26,7 @@ pub(crate) struct Owner {
     /// The transaction's id (`xid8`), as text since sqlx has no type for it. Empty where the row itself, or a
     /// cursor, tells whether we are in it.
     pub(super) transaction_id: String,
-    pub(super) finish: Finish,
+    pub(crate) finish: Finish,
 }
 
 /// How the row is finished.

@@ -10,6 +10,7 @@ mod dropped;
 mod durations;
 mod keys;
 mod meter;
+mod modes;
 mod outcomes;
 mod promql;
 mod requests;
@@ -39,8 +40,16 @@ pub(crate) use scenarios;
 
 /// Everything that there is, with one recorder.
 async fn everything(meter: &Meter) {
-    let all =
-        [outcomes::ALL, batches::ALL, commits::ALL, requests::ALL, durations::ALL, keys::ALL, dropped::ALL];
+    let all = [
+        outcomes::ALL,
+        modes::ALL,
+        batches::ALL,
+        commits::ALL,
+        requests::ALL,
+        durations::ALL,
+        keys::ALL,
+        dropped::ALL,
+    ];
     for scenario in all.into_iter().flatten() {
         scenario(meter).await;
     }

@@ -18,6 +18,20 @@ pub fn statements() -> Vec<String> {
     statements.filter(|statement| !statement.is_empty()).collect()
 }
 
+/// The statements in the runbook's tables and sentences, those with something to be filled in left out.
+pub fn inline_statements() -> Vec<String> {
+    let runbook = read("operations.md");
+    // The blocks have marks of the same kind.
+    let prose: String = runbook.split("```").step_by(2).collect();
+    let code = prose.split('`').skip(1).step_by(2);
+    let statements = code.map(|code| code.split_whitespace().collect::<Vec<_>>().join(" "));
+    let is_statement = |code: &String| {
+        let begins = ["SELECT ", "UPDATE ", "DELETE ", "ALTER TABLE ", "VACUUM ", "ANALYZE "];
+        begins.iter().any(|begin| code.starts_with(begin)) && !code.contains('…') && !code.contains("(pid)")
+    };
+    statements.filter(is_statement).collect()
+}
+
 /// The one that begins with these words.
 pub fn statement(begins: &str) -> String {
     let mut found: Vec<String> =

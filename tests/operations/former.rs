@@ -16,7 +16,8 @@ ON CONFLICT (scope, key) DO NOTHING
 RETURNING pg_catalog.pg_current_xact_id()::text, pg_catalog.current_setting('transaction_isolation') = 'serializable',
           expires_at";
 
-const LOOK: &str = "\
+/// Also that of version 5.
+pub const LOOK: &str = "\
 SELECT lock.ours, k.scope, k.key, k.fingerprint, k.state, k.result, k.attempt, k.created_at, k.completed_at,
        k.expires_at, k.state <> 'pending' AND k.expires_at <= pg_catalog.clock_timestamp() AS expired
 FROM pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0))) AS lock (ours)
@@ -64,7 +65,12 @@ DELETE FROM pgonce.keys USING expired WHERE keys.scope = expired.scope AND keys.
 
 /// What the closures do: a row in the ledger, and nothing for which one call would wait for another.
 pub async fn pay(conn: &mut PgConnection) -> Result<i64, pgonce::Error> {
-    Ok(sqlx::query_scalar("INSERT INTO ledger (amount) VALUES (1) RETURNING id").fetch_one(conn).await?)
+    pay_amount(conn, 1).await
+}
+
+pub async fn pay_amount(conn: &mut PgConnection, amount: i64) -> Result<i64, pgonce::Error> {
+    let insert = "INSERT INTO ledger (amount) VALUES ($1) RETURNING id";
+    Ok(sqlx::query_scalar(insert).bind(amount).fetch_one(conn).await?)
 }
 
 /// What the former release makes of a call.
@@ -113,15 +119,15 @@ impl Former {
         Answer::Executed(paid)
     }
 
-    /// `Inbox::process`. Whether it was processed now.
-    pub async fn process(&mut self, message: &Operation, retention: Duration) -> bool {
+    /// `Inbox::process`, whose closure pays this amount. Whether it was processed now.
+    pub async fn process(&mut self, message: &Operation, retention: Duration, amount: i64) -> bool {
         let mut transaction = self.0.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.expect("begin");
         let Some((transaction_id, ..)) = claim(&mut transaction, CLAIM_MESSAGE, message, retention).await
         else {
             transaction.rollback().await.expect("roll back");
             return false;
         };
-        pay(&mut transaction).await.expect("pay");
+        pay_amount(&mut transaction, amount).await.expect("pay");
         let finish = format!("SELECT pgonce.finish('{transaction_id}'); COMMIT AND CHAIN");
         transaction.execute(AssertSqlSafe(finish)).await.expect("finish and commit");
         transaction.rollback().await.expect("end the chained transaction");

@@ -25,6 +25,24 @@ async fn every_statement_of_the_runbook_can_be_run() {
 }
 
 #[tokio::test]
+async fn every_statement_in_a_table_or_a_sentence_of_the_runbook_can_be_run() {
+    let db = Database::new().await;
+    db.idempotency().execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
+    let statements = document::inline_statements();
+    for place in
+        ["pg_replication_slots", "datfrozenxid", "n_dead_tup", "state = 'pending'", "wait_event_type"]
+    {
+        assert!(statements.iter().any(|statement| statement.contains(place)), "{place}: {statements:#?}");
+    }
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement.clone()))
+            .execute(&db.pool)
+            .await
+            .unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+}
+
+#[tokio::test]
 async fn the_session_that_has_a_key_in_flight_is_found_and_ending_it_frees_the_key() {
     let db = Database::new().await;
     let idempotency = db.idempotency();

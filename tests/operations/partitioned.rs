@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use pgonce::{Delivery, Error, ErrorKind, Idempotency, Isolation, Message, Operation, Outcome, Scope, State};
+use pgonce::{
+    Delivery, Error, ErrorKind, Idempotency, Isolation, Message, Mode, Operation, Outcome, Scope, State,
+};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
 use crate::document;
+use crate::fifth::Fifth;
+use crate::migrating::step_back_to;
 use crate::support::deed::{ALL, commit_deed, write_on};
 use crate::support::{Database, charge, key, operation, scope};
+use crate::upgrade::{consumer, message};
 
 async fn partition(pool: &PgPool) {
     let script = document::read("partitioned.sql");
@@ -131,6 +136,12 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
         let executed =
             calls.join_all().await.into_iter().filter(|call| !call.as_ref().unwrap().is_replayed());
         assert_eq!(executed.count(), 20, "{isolation:?}");
+        for n in 0..20 {
+            let operation = name(&format!("order-{n}"));
+            let record = idempotency.find(operation.scope(), operation.key()).await.unwrap().unwrap();
+            assert_eq!((record.state(), record.key()), (State::Completed, operation.key()), "{isolation:?}");
+        }
+        assert!(idempotency.find(&scope(), &key("unknown")).await.unwrap().is_none());
 
         // A claim in flight is noticed; what it leaves is free.
         let claim = idempotency.claim(&name("claimed")).await.unwrap();
@@ -179,4 +190,62 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
     sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
     assert_eq!(db.count("pgonce.purge_expired(1000) AS purged WHERE purged = 180").await, 1);
     assert_eq!(db.count("pgonce.keys").await, 0);
+}
+
+/// The primary key that is violated is that of a partition.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_optimistic_mode_finds_the_first_result_in_every_partition() {
+    let db = Database::new().await;
+    partition(&db.pool).await;
+    // Of different processes: nobody hears of the other.
+    let [one, other] = [(); 2].map(|()| Idempotency::new(db.pool_of(4)).with_mode(Mode::Optimistic));
+    let pay = async |conn: &mut PgConnection| {
+        let insert = "INSERT INTO ledger (amount) VALUES (1) RETURNING id";
+        Ok::<i64, Error>(sqlx::query_scalar(insert).fetch_one(conn).await?)
+    };
+    let wait = pgonce::InFlight::Wait(Duration::from_secs(60));
+    for order in (0..100).map(|n| order(n).with_in_flight(wait)) {
+        let (first, second) = tokio::join!(one.execute(&order, pay), other.execute(&order, pay));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_ne!(first.is_replayed(), second.is_replayed(), "one of them executes");
+        assert_eq!(first.as_ref().into_inner(), second.as_ref().into_inner());
+        let again = other.execute(&order, pay).await.unwrap();
+        assert_eq!(again, Outcome::Replayed(first.into_inner()));
+    }
+    assert_eq!((db.count("ledger").await, db.count("pgonce.keys").await), (100, 100));
+    assert_eq!(db.count("(SELECT DISTINCT tableoid FROM pgonce.keys) AS used").await, 16);
+    let error = one.execute(&order(1).with_params(&1).unwrap(), pay).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FingerprintMismatch);
+}
+
+/// What `partitioned.sql` had at schema version 5, after the index.
+const TRIGGER_OF_VERSION_5: &str = "\
+CREATE CONSTRAINT TRIGGER messages_finished_before_commit
+    AFTER INSERT OR UPDATE OF fingerprint ON pgonce.keys
+    DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.result IS NULL AND NEW.unfinished IS NULL)
+    EXECUTE FUNCTION pgonce.refuse_unfinished()";
+
+#[tokio::test]
+async fn migration_6_is_that_of_a_partitioned_table_too() {
+    let db = Database::new().await;
+    step_back_to(5, &db.pool).await;
+    partition(&db.pool).await;
+    sqlx::raw_sql(TRIGGER_OF_VERSION_5).execute(&db.pool).await.unwrap();
+    let mut fifth = Fifth(PgConnection::connect_with(&db.options()).await.unwrap());
+    for n in 0..32 {
+        assert!(fifth.process(&message(n)).await);
+    }
+    let inbox = db.idempotency().inbox(consumer());
+    let run = async |_: &mut PgConnection| Ok::<_, Error>(());
+    inbox.process("evt-100", run).await.expect_err("the trigger refuses it");
+
+    pgonce::migrate(&db.pool).await.unwrap();
+    pgonce::verify(&db.pool).await.unwrap();
+    assert_eq!(db.count("pg_trigger WHERE tgname LIKE 'messages_finished%'").await, 0, "nor in a partition");
+    for n in 0..32 {
+        assert!(inbox.process(message(n).key().clone(), run).await.unwrap().is_duplicate());
+        assert!(!inbox.process(message(100 + n).key().clone(), run).await.unwrap().is_duplicate());
+        assert!(fifth.process(&message(200 + n)).await);
+    }
 }

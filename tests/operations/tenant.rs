@@ -29,6 +29,31 @@ async fn rows(db: &Database) -> Vec<String> {
     sqlx::query_scalar(rows).fetch_all(&db.pool).await.unwrap()
 }
 
+/// Their numbers are those of the place.
+async fn evictions(db: &Database) -> Vec<String> {
+    let rows =
+        "SELECT (to_jsonb(e) - 'id')::text FROM pgonce.evictions e WHERE starts_with(scope, 'acct_42/')";
+    sqlx::query_scalar(rows).fetch_all(&db.pool).await.unwrap()
+}
+
+/// As `COPY` to a file does.
+async fn copy_out(db: &Database, statement: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut stream = db.pool.copy_out_raw(&document::statement(statement)).await.unwrap();
+    while let Some(bytes) = stream.try_next().await.unwrap() {
+        out.extend_from_slice(&bytes);
+    }
+    out
+}
+
+/// How many rows came in.
+async fn copy_in(conn: &mut PgConnection, statement: &str, rows: &[u8]) -> u64 {
+    let copy = document::statement(statement);
+    let mut sink = conn.copy_in_raw(&copy).await.unwrap();
+    sink.send(rows).await.unwrap();
+    sink.finish().await.unwrap()
+}
+
 #[tokio::test]
 async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
     let (old, new) = (Database::new().await, Database::new().await);
@@ -50,25 +75,29 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
     let consumer = Scope::new("acct_42/events").unwrap();
     idempotency.inbox(consumer.clone()).process("evt-1", async |_| Ok::<_, Error>(())).await.unwrap();
 
-    // Out, all of it as of one moment.
-    let mut out = Vec::new();
-    let mut stream = old.pool.copy_out_raw(&document::statement("COPY (SELECT")).await.unwrap();
-    while let Some(bytes) = stream.try_next().await.unwrap() {
-        out.extend_from_slice(&bytes);
-    }
-    drop(stream);
-    // And in.
-    let copy = document::statement("COPY pgonce.keys");
+    let evicted = "INSERT INTO pgonce.evictions (reason, scope, key, fingerprint, state, attempt, created_at, completed_at, expires_at)
+                   SELECT 'ticket \u{1F600}', scope, 'forgotten', fingerprint, state, attempt, created_at, completed_at, expires_at
+                   FROM pgonce.keys WHERE key = 'order-1'";
+    assert_eq!(sqlx::query(evicted).execute(&old.pool).await.unwrap().rows_affected(), 4);
+    // The new place has had tenants before.
+    let other = "INSERT INTO pgonce.evictions (reason, scope, key, fingerprint, state, attempt, created_at, expires_at)
+                 VALUES ('other', 'other', 'k', '', 'completed', gen_random_uuid(), now(), now())";
+    sqlx::query(other).execute(&new.pool).await.unwrap();
+
+    // Out, and in.
+    let keys = copy_out(&old, "COPY (SELECT scope").await;
+    let forgotten = copy_out(&old, "COPY (SELECT evicted_at").await;
     let mut transaction = new.pool.begin().await.unwrap();
-    let mut sink = transaction.copy_in_raw(&copy).await.unwrap();
-    sink.send(out.as_slice()).await.unwrap();
-    assert_eq!(sink.finish().await.unwrap(), 4);
+    assert_eq!(copy_in(&mut transaction, "COPY pgonce.keys", &keys).await, 4);
+    assert_eq!(copy_in(&mut transaction, "COPY pgonce.evictions", &forgotten).await, 2);
     transaction.commit().await.unwrap();
 
     // Byte for byte, and nothing of anybody else's; what has expired stays behind.
     assert_eq!(idempotency.purge_expired(10).await.unwrap(), 1);
     assert_eq!(rows(&new).await, rows(&old).await);
     assert_eq!(new.count("pgonce.keys").await, 4);
+    assert_eq!(evictions(&new).await, evictions(&old).await);
+    assert_eq!(new.count("pgonce.evictions").await, 3);
     let moved = Idempotency::new(new.pool.clone());
     for (scope, result) in [("acct_42/charges", &results[0]), ("acct_42/refunds", &results[1])] {
         let outcome = moved.execute(&order(scope, "order-1"), must_not_run).await.unwrap();
@@ -84,8 +113,10 @@ async fn a_tenant_that_moves_takes_its_results_and_its_messages_along() {
     assert!(!moved.execute(&order("acct_42/charges", "order-3"), pay).await.unwrap().is_replayed());
 
     // The old place forgets the tenant, and nobody else.
-    let forget = document::statement("DELETE FROM pgonce.keys");
-    sqlx::raw_sql(AssertSqlSafe(forget)).execute(&old.pool).await.unwrap();
-    assert_eq!(rows(&old).await, Vec::<String>::new());
-    assert_eq!(old.count("pgonce.keys").await, 2);
+    for forget in ["DELETE FROM pgonce.keys", "DELETE FROM pgonce.evictions"] {
+        let forget = document::statement(forget);
+        sqlx::raw_sql(AssertSqlSafe(forget)).execute(&old.pool).await.unwrap();
+    }
+    assert_eq!((rows(&old).await, evictions(&old).await), (Vec::new(), Vec::new()));
+    assert_eq!((old.count("pgonce.keys").await, old.count("pgonce.evictions").await), (2, 2));
 }

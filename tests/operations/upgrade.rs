@@ -1,20 +1,20 @@
-//! A rolling deploy: for some minutes two releases are at the same keys, and the migration runs meanwhile.
+//! A rolling deploy: for some minutes two releases are at the same keys.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use pgonce::{Error, ErrorKind, Idempotency, Operation, Outcome};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use tokio::sync::{Barrier, oneshot};
+use pgonce::{Error, ErrorKind, Idempotency, Mode, Operation, Outcome, Scope};
+use sqlx::{Connection, PgConnection};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use crate::fifth::Fifth;
 use crate::former::{Answer, Former, pay};
 use crate::support::{Database, key, scope};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn former(db: &Database) -> Former {
+pub async fn former(db: &Database) -> Former {
     // Where it should not wait, it does not wait for ever.
     let options = db.options().options([("lock_timeout", "20s")]);
     Former(PgConnection::connect_with(&options).await.unwrap())
@@ -28,8 +28,21 @@ async fn must_not_run(_: &mut PgConnection) -> Result<i64, Error> {
     panic!("must not run")
 }
 
+/// Where it is a replay, this shows in the ledger unless it is undone.
+async fn pay_again(conn: &mut PgConnection) -> Result<i64, Error> {
+    pay(conn).await
+}
+
+pub fn consumer() -> Scope {
+    Scope::new("consumer").unwrap()
+}
+
+pub fn message(n: usize) -> Operation {
+    Operation::new(consumer(), key(&format!("evt-{n}")))
+}
+
 /// The current release's call, made again while the other one is at the key.
-async fn current(idempotency: &Idempotency, operation: &Operation) -> i64 {
+pub async fn current(idempotency: &Idempotency, operation: &Operation) -> i64 {
     loop {
         match idempotency.execute(operation, async |conn| pay(conn).await).await {
             Ok(outcome) => return outcome.into_inner(),
@@ -40,7 +53,7 @@ async fn current(idempotency: &Idempotency, operation: &Operation) -> i64 {
 }
 
 /// The former release's.
-async fn formerly(former: &mut Former, operation: &Operation) -> i64 {
+pub async fn formerly(former: &mut Former, operation: &Operation) -> i64 {
     loop {
         match former.execute(operation, DAY).await {
             Answer::Executed(charged) | Answer::Replayed(charged) => return charged,
@@ -108,12 +121,11 @@ async fn each_release_understands_what_the_other_has_left() {
     drop(claim);
 
     // Messages, alone and in a batch; how the former release looks for a lost COMMIT; and both purges.
-    let inbox = idempotency.inbox(pgonce::Scope::new("consumer").unwrap());
-    let message = |n: usize| Operation::new(inbox.consumer().clone(), key(&format!("evt-{n}")));
-    assert!(former.process(&message(1), DAY).await);
+    let inbox = idempotency.inbox(consumer());
+    assert!(former.process(&message(1), DAY, 1).await);
     assert!(inbox.process("evt-1", async |conn| pay(conn).await).await.unwrap().is_duplicate());
     assert!(!inbox.process("evt-2", async |conn| pay(conn).await).await.unwrap().is_duplicate());
-    assert!(!former.process(&message(2), DAY).await);
+    assert!(!former.process(&message(2), DAY, 1).await);
     let batch = [1, 2, 3].map(|n| pgonce::Message::new(message(n).key().clone()));
     let report = inbox
         .process_batch(&batch, async |conn, fresh| {
@@ -123,7 +135,7 @@ async fn each_release_understands_what_the_other_has_left() {
         .await
         .unwrap();
     assert!(report.messages.iter().all(pgonce::Handled::is_committed));
-    assert!(!former.process(&message(3), DAY).await);
+    assert!(!former.process(&message(3), DAY, 1).await);
     let record = idempotency.find(&scope(), order(2).key()).await.unwrap().unwrap();
     assert!(former.confirm(&order(2), record.attempt()).await);
     assert!(!former.confirm(&order(2), uuid::Uuid::new_v4()).await);
@@ -134,96 +146,43 @@ async fn each_release_understands_what_the_other_has_left() {
     assert_eq!(db.count("ledger").await, 9);
 }
 
-/// The schema as this version left it, with the bookkeeping of `pgonce::migrate`.
-async fn step_back_to(version: i64, pool: &PgPool) {
-    for migration in pgonce::MIGRATIONS.iter().rev().filter(|migration| migration.version > version) {
-        sqlx::raw_sql(AssertSqlSafe(format!(
-            "BEGIN; {}; DELETE FROM pgonce._sqlx_migrations WHERE version = {}; COMMIT",
-            migration.down, migration.version
-        )))
-        .execute(pool)
-        .await
-        .unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_migration_under_load_fails_no_call_and_none_runs_twice() {
-    for version in 1..pgonce::MIGRATIONS.len() as i64 {
-        let db = Database::new().await;
-        step_back_to(version, &db.pool).await;
-        let idempotency = Idempotency::new(db.pool_of(8));
-
-        // A call that is inside of its closure until it is told to go on.
-        let (entered, is_inside) = oneshot::channel();
-        let (go_on, told) = oneshot::channel::<()>();
-        let long = tokio::spawn({
-            let idempotency = idempotency.clone();
-            async move {
-                let long = Operation::new(scope(), key("long"));
-                idempotency
-                    .execute_once(&long, async |conn| {
-                        let paid = pay(conn).await?;
-                        entered.send(()).unwrap();
-                        told.await.unwrap();
-                        Ok::<_, Error>(paid)
-                    })
-                    .await
-            }
-        });
-        is_inside.await.unwrap();
-
-        // Clients of both releases that go on and on; each key is called by one of each.
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut clients = JoinSet::new();
-        for client in 0..4 {
-            let (stop, idempotency, mut former) = (Arc::clone(&stop), idempotency.clone(), former(&db).await);
-            clients.spawn(async move {
-                for call in 0.. {
-                    let order = Operation::new(scope(), key(&format!("{}/{call}", client / 2)));
-                    match client % 2 {
-                        0 => formerly(&mut former, &order).await,
-                        _ => current(&idempotency, &order).await,
-                    };
-                    if stop.load(SeqCst) {
-                        break;
-                    }
-                }
-            });
-        }
-        let paid = async |more: i64| {
-            let enough = db.count("ledger").await + more;
-            while db.count("ledger").await < enough {
-                tokio::task::yield_now().await;
-            }
-        };
-        paid(20).await;
-        let migrate = tokio::spawn({
-            let pool = db.pool.clone();
-            async move { pgonce::migrate(&pool).await }
-        });
-        // It is done, or waits for the long call.
-        while !migrate.is_finished() && db.count(WAITING_MIGRATION).await == 0 {
-            tokio::task::yield_now().await;
-        }
+#[tokio::test]
+async fn the_release_at_schema_version_5_and_this_one_understand_each_other() {
+    let db = Database::new().await;
+    let mut fifth = Fifth(PgConnection::connect_with(&db.options()).await.unwrap());
+    for (n, mode) in [Mode::ClaimFirst, Mode::LookFirst, Mode::Optimistic].into_iter().enumerate() {
+        let idempotency = db.idempotency().with_mode(mode);
+        let [theirs, theirs_too, ours, ours_too] = [0, 1, 2, 3].map(|more| order(10 * n + more));
+        let paid = fifth.execute(&theirs).await;
         assert_eq!(
-            migrate.is_finished(),
-            version >= 6,
-            "from version {version}: migrations 2, 4 and 6 wait for running calls, and no other"
+            idempotency.execute(&theirs, pay_again).await.unwrap(),
+            Outcome::Replayed(paid),
+            "{mode:?}"
         );
-        go_on.send(()).unwrap();
-        migrate.await.unwrap().unwrap();
-        paid(20).await;
-        stop.store(true, SeqCst);
-        clients.join_all().await;
-        assert!(!long.await.unwrap().unwrap().is_replayed());
-
-        pgonce::verify(&db.pool).await.unwrap();
-        let torn = "ledger FULL JOIN pgonce.keys ON convert_from(result, 'UTF8') = id::text
-                    WHERE id IS NULL OR key IS NULL OR state <> 'completed'";
-        assert_eq!(db.count(torn).await, 0, "from version {version}");
+        let paid = fifth.execute_optimistically(&theirs_too).await;
+        assert_eq!(
+            idempotency.execute(&theirs_too, pay_again).await.unwrap(),
+            Outcome::Replayed(paid),
+            "{mode:?}"
+        );
+        let paid = idempotency.execute(&ours, pay_again).await.unwrap().into_inner();
+        assert_eq!(fifth.execute(&ours).await, paid, "{mode:?}");
+        let paid = idempotency.execute(&ours_too, pay_again).await.unwrap().into_inner();
+        assert_eq!(fifth.execute_optimistically(&ours_too).await, paid, "{mode:?}");
     }
-}
+    assert_eq!(db.count("ledger").await, 12);
 
-const WAITING_MIGRATION: &str = "pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '-- pgonce, schema version%'";
+    let inbox = db.idempotency().inbox(consumer());
+    assert!(fifth.process(&message(1)).await);
+    assert!(inbox.process("evt-1", pay_again).await.unwrap().is_duplicate());
+    assert!(!inbox.process("evt-2", pay_again).await.unwrap().is_duplicate());
+    assert!(!fifth.process(&message(2)).await);
+    assert_eq!(fifth.process_batch(&consumer(), &[1, 2, 3, 4].map(message)).await, ["evt-3", "evt-4"]);
+    let batch = [2, 3, 4, 5].map(|n| pgonce::Message::new(message(n).key().clone()));
+    let fresh = async |_: &mut PgConnection, fresh: &[&pgonce::Message<()>]| {
+        Ok::<_, Error>(fresh.iter().map(|message| message.id().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(inbox.process_batch(&batch, fresh).await.unwrap().results, [["evt-5"]]);
+    assert_eq!(fifth.process_batch(&consumer(), &[3, 5].map(message)).await, [""; 0]);
+    assert_eq!(db.count("ledger").await, 12 + 3);
+}

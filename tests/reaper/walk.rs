@@ -85,6 +85,17 @@ async fn the_remains_of_earlier_batches_are_passed_once_and_not_by_every_batch()
     let (read, _) = read_with_holder(&db, by_reaper).await;
     // 50 batches, each of which reads its own and the last one of the batch before.
     assert!((1000..1200).contains(&read), "{read} entries were read");
+
+    // The function knows nothing of what was deleted before: the guide says so.
+    add_expired(&db.pool, 1000).await;
+    let by_function = async |idempotency: Idempotency| {
+        for _ in 0..10 {
+            let purge = sqlx::query_scalar::<_, i64>("SELECT pgonce.purge_expired(100)");
+            assert_eq!(purge.fetch_one(idempotency.pool()).await.unwrap(), 100);
+        }
+    };
+    let (read, _) = read_with_holder(&db, by_function).await;
+    assert!(read > 5500, "100, 200, 300 and so on entries, and those of before: {read}");
     holder.rollback().await.unwrap();
 }
 

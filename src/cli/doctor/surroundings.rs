@@ -83,6 +83,11 @@ async fn clock(session: &mut Session) -> Result<Check, Failure> {
     Ok(Check::ok("clock", says))
 }
 
+/// All that can be said then: the other questions need a transaction.
+pub(super) fn statement_mode(failure: Failure) -> Check {
+    Check::problem("pooler", failure.message, failure.fix.unwrap_or_default())
+}
+
 /// The mode shows by two connections of ours, both open, that meet the same session of the server's.
 async fn pooler(session: &mut Session, options: PgConnectOptions) -> Check {
     let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());

@@ -1,6 +1,7 @@
 //! `pgonce doctor`: is everything as it must be?
 
 mod check;
+mod lost;
 mod schema;
 mod sessions;
 mod settings;

@@ -86,7 +86,7 @@ impl Session {
 
     /// Whether the trace of evictions can be read here.
     pub(super) fn sees_evictions(&self) -> bool {
-        self.place.schema >= 3
+        self.place.evictions
             && !self.place.missing.iter().any(|grant| Need::Evictions.grants().contains(&grant.as_str()))
     }
 }
@@ -162,6 +162,12 @@ fn check(place: &Place, need: Need, terminal: &Terminal) -> Result<(), Failure> 
             terminal.note(format!("warning: {says}: {fix}"));
         }
         _ => {}
+    }
+    if matches!(need, Need::Evictions | Need::Evict) && !place.evictions {
+        let says = format!(
+            "table pgonce.evictions is missing in database {database}, though its schema is of version {schema}"
+        );
+        return Err(Failure::new(Exit::Schema, says).with_fix("pgonce doctor has the SQL that restores it"));
     }
     let lacks: Vec<_> = missing.iter().filter(|grant| need.grants().contains(&grant.as_str())).collect();
     if !lacks.is_empty() {

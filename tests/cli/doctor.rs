@@ -233,6 +233,12 @@ async fn each_break_of_the_schema_is_found() {
             "REINDEX INDEX CONCURRENTLY pgonce.broken",
         ),
         (
+            "ALTER TABLE pgonce.keys DROP CONSTRAINT keys_pkey",
+            "guards",
+            "the primary key of pgonce.keys on (scope, key) is missing",
+            "ALTER TABLE pgonce.keys ADD CONSTRAINT keys_pkey PRIMARY KEY (scope, key)",
+        ),
+        (
             "ALTER TABLE pgonce.keys SET (autovacuum_enabled = false)",
             "vacuum",
             "autovacuum is off for pgonce.keys",
@@ -248,6 +254,50 @@ async fn each_break_of_the_schema_is_found() {
         sql(&db.pool, mends).await;
     }
     assert_sound(&db).await;
+}
+
+/// However the schema came there: the notes of a migrator say nothing of what was dropped since, and without them it must not be
+/// taken for an older version.
+#[tokio::test]
+async fn what_was_dropped_of_the_schema_is_found_and_mended_by_what_is_said() {
+    for noted in [true, false] {
+        let db = Database::new().await;
+        if !noted {
+            sql(&db.pool, "DROP TABLE pgonce._sqlx_migrations").await;
+        }
+        for (breaks, says) in [
+            ("DROP TABLE pgonce.evictions", "the table pgonce.evictions is missing"),
+            ("DROP FUNCTION pgonce.purge_expired", "the function pgonce.purge_expired is missing"),
+            ("DROP FUNCTION pgonce.refuse_commit", "the function pgonce.refuse_commit is missing"),
+        ] {
+            sql(&db.pool, breaks).await;
+            let document = json(&db, &["doctor"]).await;
+            let found = complaints(&document, "schema");
+            assert_eq!(found.len(), 1, "after {breaks}: {document}");
+            assert!(found[0]["message"].as_str().unwrap().starts_with(says), "{}", found[0]);
+            assert_eq!(found[0]["status"], "problem");
+            run(&db, &["doctor"]).await.ending(1).does_not_say("as this release has it");
+            sql(&db.pool, found[0]["fix"].as_str().unwrap()).await;
+            assert_sound(&db).await;
+        }
+        execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
+        run(&db, &["evict", SCOPE, "order-1", "--reason", "a test", "--yes"]).await.ending(0);
+        execute(&db.idempotency(), &expired(SCOPE, "order-1")).await;
+        assert_eq!(db.count("pgonce.purge_expired() WHERE purge_expired = 1").await, 1);
+    }
+}
+
+/// The others are explained all the same.
+#[tokio::test]
+async fn without_the_table_of_evictions_only_evictions_fail() {
+    let db = Database::new().await;
+    execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
+    sql(&db.pool, "DROP TABLE pgonce.evictions").await;
+    run(&db, &["show", SCOPE, "order-1"]).await.ending(0).says("completed");
+    for args in [&["evictions"][..], &["evict", SCOPE, "order-1", "--reason", "a test", "--yes"]] {
+        run(&db, args).await.ending(4).says("table pgonce.evictions is missing").says("pgonce doctor");
+    }
+    assert_eq!(db.count("pgonce.keys").await, 1);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod lost;
 mod schema;
 mod sessions;
 mod settings;
+mod slots;
 mod surroundings;
 mod table;
 
@@ -68,6 +69,7 @@ impl Doctor {
         checks.extend(schema::checks(&mut session, role).await?);
         checks.extend(settings::checks(&mut session, role).await?);
         checks.extend(sessions::checks(&mut session, self.long).await?);
+        checks.extend(slots::checks(&mut session).await?);
         checks.extend(table::checks(&mut session).await?);
         session.close().await;
         Ok(checks)

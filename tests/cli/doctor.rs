@@ -142,6 +142,7 @@ async fn it_has_nothing_to_say_when_its_fixes_were_pasted() {
         "transactions",
         "prepared",
         "connections",
+        "slots",
         "pending",
         "expired",
         "vacuum",

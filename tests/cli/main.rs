@@ -11,6 +11,7 @@ mod purge;
 mod scene;
 mod shells;
 mod show;
+mod slots;
 mod standby;
 mod stats;
 #[path = "../support/mod.rs"]

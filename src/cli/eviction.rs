@@ -95,9 +95,10 @@ impl Evict {
         Failure::new(
             Exit::No,
             format!(
-                "nothing is stored for {} {}, so a retry runs in any case (a message of a batch that is running now cannot \
-                 be seen)",
-                self.scope, self.key
+                "nothing is stored for {} {}, so a retry runs in any case. ({} cannot be seen.)",
+                self.scope,
+                self.key,
+                show::UNSEEN
             ),
         )
     }

@@ -16,3 +16,4 @@ mod standby;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod usage;

@@ -12,6 +12,7 @@ mod scene;
 mod shells;
 mod show;
 mod slots;
+mod soundness;
 mod standby;
 mod stats;
 #[path = "../support/mod.rs"]

@@ -1,9 +1,11 @@
 //! `pgonce doctor`: is everything as it must be?
 
 mod check;
+mod lost;
 mod schema;
 mod sessions;
 mod settings;
+mod slots;
 mod surroundings;
 mod table;
 
@@ -15,7 +17,7 @@ use serde::Serialize;
 use self::check::{Check, Status};
 use super::args::{Server, span};
 use super::exit::{Exit, Failure};
-use super::session::{Need, Session};
+use super::session::{Need, Session, is_in_statement_mode};
 use super::terminal::{BAD, CAREFUL, FAINT, GOOD, Terminal};
 
 /// Check the database, the settings and the sessions, and say what to do
@@ -43,14 +45,11 @@ struct Document<'c> {
 
 impl Doctor {
     pub(super) async fn run(&self, server: &Server, terminal: &Terminal) -> Result<Exit, Failure> {
-        let mut session = Session::open(server, Need::Nothing, terminal).await?;
-        let role = self.role.as_deref();
-        let mut checks = surroundings::checks(&mut session, server).await?;
-        checks.extend(schema::checks(&mut session, role).await?);
-        checks.extend(settings::checks(&mut session, role).await?);
-        checks.extend(sessions::checks(&mut session, self.long).await?);
-        checks.extend(table::checks(&mut session).await?);
-        session.close().await;
+        let checks = match Session::open(server, Need::Nothing, terminal).await {
+            Ok(session) => self.examine(session, server).await?,
+            Err(failure) if is_in_statement_mode(&failure) => vec![surroundings::statement_mode(failure)],
+            Err(failure) => return Err(failure),
+        };
         let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
         if terminal.json {
             terminal.document(&Document { status: worst, checks: &checks })?;
@@ -62,6 +61,18 @@ impl Doctor {
         }
         let bad = worst == Status::Problem || (self.strict && worst == Status::Warning);
         Ok(if bad { Exit::No } else { Exit::Fine })
+    }
+
+    async fn examine(&self, mut session: Session, server: &Server) -> Result<Vec<Check>, Failure> {
+        let role = self.role.as_deref();
+        let mut checks = surroundings::checks(&mut session, server).await?;
+        checks.extend(schema::checks(&mut session, role).await?);
+        checks.extend(settings::checks(&mut session, role).await?);
+        checks.extend(sessions::checks(&mut session, self.long).await?);
+        checks.extend(slots::checks(&mut session).await?);
+        checks.extend(table::checks(&mut session).await?);
+        session.close().await;
+        Ok(checks)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `pgonce evict`: makes a key forgotten, and leaves a trace of it.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -83,9 +83,7 @@ impl Evict {
         terminal.note(format!("\n{}", consequence(found)));
         let mut stderr = io::stderr();
         let _ = write!(stderr, "Evict it? [y/N] ").and_then(|()| stderr.flush());
-        let mut answer = String::new();
-        let read = io::stdin().read_line(&mut answer);
-        Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+        Ok(is_yes(io::stdin().lock()))
     }
 
     fn nothing_to_evict(&self, found: &Found, terminal: &Terminal) -> Failure {
@@ -95,9 +93,10 @@ impl Evict {
         Failure::new(
             Exit::No,
             format!(
-                "nothing is stored for {} {}, so a retry runs in any case (a message of a batch that is running now cannot \
-                 be seen)",
-                self.scope, self.key
+                "nothing is stored for {} {}, so a retry runs in any case. ({} cannot be seen.)",
+                self.scope,
+                self.key,
+                show::UNSEEN
             ),
         )
     }
@@ -132,6 +131,13 @@ fn consequence(found: &Found) -> String {
     }
 }
 
+/// One line of an answer. Whatever is not a yes is a no: nothing, the end of the input, what cannot be read.
+fn is_yes(mut answers: impl BufRead) -> bool {
+    let mut answer = String::new();
+    let read = answers.read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -141,4 +147,30 @@ fn reason(text: &str) -> Result<String, String> {
         return Err("at most 1000 characters".into());
     }
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (answers, yes) in [
+            ("y\n", true),
+            ("Y\r\n", true),
+            (" yes \n", true),
+            ("y", true),
+            ("yes\nno\n", true),
+            ("n\n", false),
+            ("no\n", false),
+            ("\n", false),
+            ("\ny\n", false),
+            ("", false),
+            ("yesterday\n", false),
+        ] {
+            assert_eq!(is_yes(answers.as_bytes()), yes, "{answers:?}");
+        }
+        let unreadable: &[u8] = b"y\xff\n";
+        assert!(!is_yes(unreadable));
+    }
 }

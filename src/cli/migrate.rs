@@ -20,7 +20,7 @@ pub(super) struct Migrate {
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run: the SQL of what is missing
-    #[arg(long, requires = "dry_run", conflicts_with = "json")]
+    #[arg(long, requires = "dry_run")]
     sql: bool,
 }
 
@@ -41,6 +41,11 @@ struct Missing {
 
 impl Migrate {
     pub(super) async fn run(&self, server: &Server, terminal: &Terminal) -> Result<Exit, Failure> {
+        // Clap overlooks a global flag that stands before the command.
+        if self.sql && terminal.json {
+            return Err(Failure::new(Exit::Usage, "--sql cannot be used with --json")
+                .with_fix("--json alone names what is missing"));
+        }
         let session = Session::open(server, Need::Nothing, terminal).await?;
         let place = &session.place;
         let (database, version, noted) = (place.database.clone(), place.schema, place.noted);

@@ -14,6 +14,13 @@ use crate::sql::operations::{self, Place, Tx};
 /// How long a statement waits for a lock. A tool for looking must not queue up in front of the application.
 const LOCK_TIMEOUT: &str = "5s";
 
+/// What PgBouncer says to a BEGIN in such a mode, in all its versions, and what it means.
+const STATEMENT_MODE: (&str, &str, &str) = (
+    "transaction blocks not allowed in statement pooling mode",
+    "a connection pooler in statement mode lets nobody begin a transaction, so every call fails",
+    "PgBouncer: pool_mode = transaction with max_prepared_statements = 200, or pool_mode = session; see docs/pgbouncer.md",
+);
+
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What a command needs of the schema and of its role.
@@ -79,7 +86,7 @@ impl Session {
 
     /// Whether the trace of evictions can be read here.
     pub(super) fn sees_evictions(&self) -> bool {
-        self.place.schema >= 3
+        self.place.evictions
             && !self.place.missing.iter().any(|grant| Need::Evictions.grants().contains(&grant.as_str()))
     }
 }
@@ -117,7 +124,17 @@ async fn begin<'c>(conn: &'c mut PgConnection, begin: &str, timeout: u64) -> Res
     let begin = format!(
         "{begin}; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = {timeout}"
     );
-    Ok(conn.begin_with(AssertSqlSafe(begin)).await.map_err(crate::Error::of_begin)?)
+    conn.begin_with(AssertSqlSafe(begin)).await.map_err(|error| match &error {
+        sqlx::Error::Database(said) if said.message().contains(STATEMENT_MODE.0) => {
+            Failure::new(Exit::Failed, STATEMENT_MODE.1).with_fix(STATEMENT_MODE.2)
+        }
+        _ => crate::Error::of_begin(error).into(),
+    })
+}
+
+/// Whether it is a pooler that stands in the way, which is nothing for the command to mend.
+pub(super) fn is_in_statement_mode(failure: &Failure) -> bool {
+    failure.message == STATEMENT_MODE.1
 }
 
 /// Whether the command can do its work here.
@@ -145,6 +162,12 @@ fn check(place: &Place, need: Need, terminal: &Terminal) -> Result<(), Failure> 
             terminal.note(format!("warning: {says}: {fix}"));
         }
         _ => {}
+    }
+    if matches!(need, Need::Evictions | Need::Evict) && !place.evictions {
+        let says = format!(
+            "table pgonce.evictions is missing in database {database}, though its schema is of version {schema}"
+        );
+        return Err(Failure::new(Exit::Schema, says).with_fix("pgonce doctor has the SQL that restores it"));
     }
     let lacks: Vec<_> = missing.iter().filter(|grant| need.grants().contains(&grant.as_str())).collect();
     if !lacks.is_empty() {

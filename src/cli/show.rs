@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub(super) use self::story::Story;
+pub(super) use self::story::{Story, UNSEEN};
 use super::args::Server;
 use super::exit::{Exit, Failure};
 use super::session::{Need, Session};

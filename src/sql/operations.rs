@@ -8,6 +8,7 @@ mod evict;
 mod key;
 mod list;
 mod place;
+mod slots;
 mod stats;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
@@ -15,13 +16,14 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Transaction};
 
 pub(crate) use self::diagnosis::{
-    Backlog, Setting, Table, Transacting, Verified, backlog, committed_pending, connections, index_problems,
-    long_transactions, prepared, settings, table, verify_as,
+    Backlog, Connections, Prepared, Setting, Table, Transacting, Verified, backlog, committed_pending,
+    connections, index_problems, long_transactions, prepared, settings, table, verify_as,
 };
 pub(crate) use self::evict::{Eviction, Filter as EvictionFilter, evict, evictions};
 pub(crate) use self::key::{Holder, Row, holder, row};
 pub(crate) use self::list::{Filter, Listed, Order, list};
 pub(crate) use self::place::{Place, clock, place};
+pub(crate) use self::slots::{Slot, slots};
 pub(crate) use self::stats::{Sizes, Stats, sizes, stats};
 use crate::Error;
 

@@ -108,25 +108,3 @@ async fn people_get_columns_and_no_result() {
     said.says("no such keys");
     assert_eq!(said.out, "");
 }
-
-#[tokio::test]
-async fn what_it_does_not_understand_it_refuses() {
-    let db = Database::new().await;
-    for args in [
-        &["list", "--state", "lost"][..],
-        &["list", "--since", "yesterday"],
-        &["list", "--limit", "0"],
-        &["list", "--expired", "--live"],
-        &["list", "--scope", "two words"],
-        &["list", "--after", "nonsense"],
-        &["list", "--timeout", "2147484"],
-        &["doctor", "--long", "300000y"],
-        &["show", SCOPE],
-        &["purge", "--batch", "0"],
-        &["stats", "--watch", "0"],
-        &["frobnicate"],
-        &[],
-    ] {
-        run(&db, args).await.ending(2);
-    }
-}

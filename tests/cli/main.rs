@@ -11,7 +11,10 @@ mod purge;
 mod scene;
 mod shells;
 mod show;
+mod slots;
+mod soundness;
 mod standby;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod usage;

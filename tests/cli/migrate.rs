@@ -74,6 +74,36 @@ async fn an_older_schema_can_be_read_and_is_brought_up_to_date() {
     run(&db, &EVICT).await.ending(0);
 }
 
+/// Without notes a version shows by what its migration has made.
+#[tokio::test]
+async fn each_version_is_known_by_what_it_has() {
+    let db = Database::empty().await;
+    for migration in MIGRATIONS {
+        sql(&db.pool, &format!("BEGIN; {}; COMMIT", migration.up)).await;
+        let version = migration.version;
+        let (doctor, show) =
+            (run(&db, &["doctor"]).await.ending(1), run(&db, &["show", SCOPE, "order-1"]).await.ending(1));
+        show.says("unknown");
+        if version == MIGRATIONS.len() as i64 {
+            doctor.says("ok       schema        version 7, as this release has it; not by sqlx's migrator");
+            show.does_not_say("warning");
+        } else {
+            doctor.says(&format!("problem  schema        version {version}, but this release has version 7"));
+            show.says(&format!(
+                "warning: the schema of database {} is of version {version}, not 7",
+                db.name()
+            ));
+        }
+    }
+    // And on the way back, as an operator may go it.
+    for migration in MIGRATIONS.iter().rev() {
+        sql(&db.pool, &format!("BEGIN; {}; COMMIT", migration.down)).await;
+        let before = migration.version - 1;
+        let document = json(&db, &["migrate", "--dry-run"]).await;
+        assert_eq!(document["version"], before, "{document}");
+    }
+}
+
 #[tokio::test]
 async fn a_newer_schema_can_be_read_and_is_not_written_to() {
     let db = Database::new().await;
@@ -86,7 +116,11 @@ async fn a_newer_schema_can_be_read_and_is_not_written_to() {
     .await;
     let said = run(&db, &["show", SCOPE, "order-1"]).await.ending(0);
     said.says("completed").says("is of version 99, not 7").says("newer release");
-    for args in [&EVICT[..], &["purge"], &["migrate"], &["migrate", "--dry-run"]] {
+    for (args, says) in [(&["list"][..], "order-1"), (&["stats"], "1 key live")] {
+        let said = run(&db, args).await.ending(0);
+        said.says(says).says("warning: ").says("is of version 99, not 7").says("newer release");
+    }
+    for args in [&EVICT[..], &["evictions"], &["purge"], &["migrate"], &["migrate", "--dry-run"]] {
         run(&db, args).await.ending(4).says("is of version 99, not 7").says("newer release");
     }
     assert_eq!(db.count("pgonce.keys").await, 1);

@@ -8,23 +8,21 @@ const EVICT: [&str; 6] = ["evict", SCOPE, "order-1", "--reason", "a test", "--ye
 #[tokio::test]
 async fn each_command_names_the_grants_that_it_lacks_and_works_with_them() {
     let db = Database::new().await;
-    let role = Role::new(&db).await;
     execute(&db.idempotency(), &operation(SCOPE, "order-1")).await;
     execute(&db.idempotency(), &expired(SCOPE, "order-2")).await;
-    // From what needs the least to what needs the most. Each is granted what it asks for, and nothing more.
     for args in [&["show", SCOPE, "order-1"][..], &["list"], &["stats"], &["purge"], &["evictions"], &EVICT] {
-        let said = run_as(&db, &role.name, args).await;
-        if said.code != 0 {
-            let said = said.ending(5);
-            said.says(&format!("role {} lacks", role.name));
-            let fixes: Vec<_> = said.err.lines().filter_map(|line| line.strip_prefix("  fix: ")).collect();
-            assert!(!fixes.is_empty(), "{args:?}: {}", said.err);
-            sql(&db.pool, &fixes.join("\n")).await;
-            run_as(&db, &role.name, args).await.ending(0);
+        // A role of its own, since what one command was granted would hide what the next one lacks.
+        let role = Role::new(&db).await;
+        let said = run_as(&db, &role.name, args).await.ending(5);
+        said.says(&format!("role {} lacks USAGE ON SCHEMA pgonce, ", role.name));
+        let fixes: Vec<_> = said.err.lines().filter_map(|line| line.strip_prefix("  fix: ")).collect();
+        sql(&db.pool, &fixes.join("\n")).await;
+        run_as(&db, &role.name, args).await.ending(0);
+        if args == EVICT {
+            run(&db, &["evictions"]).await.ending(0).says(&role.name);
         }
+        sql(&db.pool, &format!("DROP OWNED BY {0}; DROP ROLE {0}", role.name)).await;
     }
-    run(&db, &["evictions"]).await.ending(0).says(&role.name);
-    sql(&db.pool, &format!("DROP OWNED BY {0}; DROP ROLE {0}", role.name)).await;
 }
 
 #[tokio::test]

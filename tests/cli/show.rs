@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgonce::{Claim, Error, ErrorKind, IdempotencyKey, Message, Scope};
+use pgonce::{Claim, Error, ErrorKind, IdempotencyKey, Message, Mode, Scope};
 use serde_json::Value;
 use sqlx::PgConnection;
 use throwaway_postgres::Settings;
@@ -92,7 +92,7 @@ async fn an_unknown_key_is_told_by_the_exit_code() {
     let db = Database::new().await;
     let said = run(&db, &["show", SCOPE, "order-1"]).await.ending(1);
     said.says("unknown").says("Nothing is stored for this key").says("A retry runs the operation.");
-    said.says("A message of a batch that is running now cannot be seen");
+    said.says("A call in optimistic mode that is running now, or a batch with this message, cannot be seen");
     let said = run(&db, &["show", SCOPE, "order-1", "--json"]).await.ending(1);
     assert_eq!(said.json()["status"], "unknown");
     assert_eq!(said.json()["record"], Value::Null);
@@ -202,6 +202,32 @@ async fn a_batch_that_takes_over_an_expired_message_is_seen_by_its_row() {
     let_go.send(()).unwrap();
     batch.await.unwrap().unwrap();
     run(&db, &["show", CONSUMER, "evt-1"]).await.ending(0).says("processed").does_not_say("in flight");
+}
+
+#[tokio::test]
+async fn a_call_in_optimistic_mode_is_not_seen_and_that_is_said() {
+    let db = Database::new().await;
+    let idempotency = db.idempotency().with_mode(Mode::Optimistic);
+    let (runs, is_running) = oneshot::channel();
+    let (let_go, wait) = oneshot::channel::<()>();
+    let signals = std::sync::Arc::new(std::sync::Mutex::new(Some((runs, wait))));
+    let call = tokio::spawn(async move {
+        let closure = async move |_: &mut PgConnection| {
+            let (runs, wait) = signals.lock().unwrap().take().unwrap();
+            runs.send(()).unwrap();
+            wait.await.unwrap();
+            Ok::<_, Error>(1)
+        };
+        idempotency.execute(&operation(SCOPE, "order-1"), closure).await
+    });
+    is_running.await.unwrap();
+    let unseen = "A call in optimistic mode that is running now";
+    run(&db, &["show", SCOPE, "order-1"]).await.ending(1).says("unknown").says(unseen);
+    let evict = ["evict", SCOPE, "order-1", "--reason", "a test", "--yes"];
+    run(&db, &evict).await.ending(1).says("nothing is stored").says(unseen);
+    let_go.send(()).unwrap();
+    call.await.unwrap().unwrap();
+    run(&db, &["show", SCOPE, "order-1"]).await.ending(0).says("completed").does_not_say(unseen);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The schema, its guards, the grants, the indexes.
 
-use super::Check;
+use super::{Check, Status, lost};
 use crate::cli::exit::Failure;
 use crate::cli::session::{self, Session, newest};
 use crate::cli::words;
@@ -26,6 +26,11 @@ pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<
             ),
         )),
         (Err(error), None) => return Err(error.into()),
+    }
+    checks.extend(lost::checks(&session.place));
+    // A version is not all right of which something is missing.
+    if checks.iter().any(|check| check.check == "schema" && check.status == Status::Problem) {
+        checks.retain(|check| check.check != "schema" || check.status != Status::Ok);
     }
     let mut transaction = session.read().await?;
     let problems = operations::index_problems(&mut transaction).await?;
@@ -85,7 +90,8 @@ fn verified_checks(session: &Session, role: Option<&str>, problems: Vec<Verified
             "schema" if session.place.schema == newest() => "schema",
             _ => return None,
         };
-        Some(Check::problem(check, problem, remedy))
+        let fix = lost::restores(&problem).unwrap_or(remedy);
+        Some(Check::problem(check, problem, fix))
     }));
     checks
 }

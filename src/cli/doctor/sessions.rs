@@ -6,7 +6,7 @@ use super::Check;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use crate::cli::words;
-use crate::sql::operations::{self, Transacting};
+use crate::sql::operations::{self, Connections, Prepared, Transacting};
 
 /// A two-phase commit that takes longer than that has been forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -48,33 +48,35 @@ pub(super) async fn checks(session: &mut Session, longer_than: Duration) -> Resu
     if prepared.is_empty() {
         checks.push(Check::ok("prepared", "there are no prepared transactions"));
     }
-    checks.extend(prepared.iter().map(|transaction| {
-        let gid = words::sql_string(&transaction.gid);
-        let fix = format!("COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}, as its coordinator decided");
-        let age = words::span(transaction.age);
-        if transaction.holds_keys {
-            let says =
-                format!("{gid} has been prepared for {age} and holds keys: they are in flight until it ends");
-            Check::problem("prepared", says, fix)
-        } else if transaction.age > FORGOTTEN {
-            Check::warning("prepared", format!("{gid} has been prepared for {age}: it holds vacuum up"), fix)
-        } else {
-            Check::ok("prepared", format!("{gid} was prepared {age} ago, and holds no key"))
-        }
-    }));
-    let (used, allowed) = (connections.used, connections.allowed);
-    checks.push(if !connections.all_are_seen {
-        not_looked("connections")
-    } else if used * 10 > allowed * 8 {
-        Check::warning(
+    checks.extend(prepared.iter().map(prepared_one));
+    checks.push(if connections.all_are_seen { used(&connections) } else { not_looked("connections") });
+    Ok(checks)
+}
+
+fn prepared_one(transaction: &Prepared) -> Check {
+    let gid = words::sql_string(&transaction.gid);
+    let fix = format!("COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}, as its coordinator decided");
+    let age = words::span(transaction.age);
+    if transaction.holds_keys {
+        let says =
+            format!("{gid} has been prepared for {age} and holds keys: they are in flight until it ends");
+        Check::problem("prepared", says, fix)
+    } else if transaction.age > FORGOTTEN {
+        Check::warning("prepared", format!("{gid} has been prepared for {age}: it holds vacuum up"), fix)
+    } else {
+        Check::ok("prepared", format!("{gid} was prepared {age} ago, and holds no key"))
+    }
+}
+
+fn used(Connections { used, allowed, .. }: &Connections) -> Check {
+    if used * 10 > allowed * 8 {
+        return Check::warning(
             "connections",
             format!("{used} of {allowed} are used: calls will fail when there are none"),
             "smaller pools, a pooler (docs/pgbouncer.md), or a larger max_connections",
-        )
-    } else {
-        Check::ok("connections", format!("{used} of {allowed} are used"))
-    });
-    Ok(checks)
+        );
+    }
+    Check::ok("connections", format!("{used} of {allowed} are used"))
 }
 
 fn long_one(transaction: &Transacting) -> Check {
@@ -93,4 +95,34 @@ fn long_one(transaction: &Transacting) -> Check {
             format!("SELECT pg_terminate_backend({pid})")
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn a_prepared_transaction_is_forgotten_after_a_minute_and_holds_keys_at_once() {
+        let judged = |seconds, holds_keys| {
+            let age = Duration::from_secs(seconds);
+            prepared_one(&Prepared { gid: "it's".into(), age, holds_keys })
+        };
+        assert_eq!(judged(60, false).status, Status::Ok);
+        let forgotten = judged(61, false);
+        assert_eq!(forgotten.status, Status::Warning);
+        assert_eq!(forgotten.message, "'it''s' has been prepared for 1 min 1 s: it holds vacuum up");
+        assert!(forgotten.fix.unwrap().starts_with("COMMIT PREPARED 'it''s' or ROLLBACK PREPARED 'it''s'"));
+        assert_eq!(judged(0, true).status, Status::Problem);
+    }
+
+    #[test]
+    fn more_than_four_fifths_of_the_connections_are_too_many() {
+        let judged = |used| used_status(used, 100);
+        assert_eq!([0, 80, 81, 100].map(judged), [Status::Ok, Status::Ok, Status::Warning, Status::Warning]);
+    }
+
+    fn used_status(used: i64, allowed: i64) -> Status {
+        super::used(&Connections { all_are_seen: true, used, allowed }).status
+    }
 }

@@ -6,8 +6,6 @@ use crate::cli::session::Session;
 use crate::cli::words;
 use crate::sql::operations::{self, Setting};
 
-const DURABLE: &str = "a crash of the server may lose what was committed, and corrupt it: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf();";
-
 pub(super) async fn checks(session: &mut Session, role: Option<&str>) -> Result<Vec<Check>, Failure> {
     let target = match role {
         Some(role) => format!("ROLE {}", words::identifier(role)),
@@ -56,8 +54,8 @@ fn judge(setting: &Setting, all: &[Setting], target: &str) -> Option<Check> {
     Some(match name.as_str() {
         "fsync" | "full_page_writes" if is_off => Check::problem(
             "settings",
-            says("nothing of this survives a crash of the machine"),
-            DURABLE.replace("{name}", name),
+            says("a crash of the machine may lose what was committed, and corrupt the rest"),
+            format!("ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf();"),
         ),
         "synchronous_commit" if is_off => Check::problem(
             "settings",
@@ -87,4 +85,65 @@ fn judge(setting: &Setting, all: &[Setting], target: &str) -> Option<Check> {
         ),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    fn setting(name: &str, value: &str) -> Setting {
+        Setting { name: name.into(), value: value.into(), special: false, hidden: false }
+    }
+
+    /// The status, and what it says and advises.
+    fn judged(setting: &Setting, all: &[Setting]) -> (Status, String) {
+        judge(setting, all, "ROLE app").map_or((Status::Ok, String::new()), |check| {
+            (check.status, format!("{}; {}", check.message, check.fix.unwrap_or_default()))
+        })
+    }
+
+    #[test]
+    fn what_does_not_survive_a_crash_is_a_problem() {
+        for name in ["fsync", "full_page_writes"] {
+            assert_eq!(judged(&setting(name, "on"), &[]).0, Status::Ok);
+            let (status, said) = judged(&setting(name, "off"), &[]);
+            assert_eq!(status, Status::Problem);
+            assert!(said.contains(&format!("{name} is off: a crash of the machine")), "{said}");
+            assert!(said.contains(&format!("ALTER SYSTEM SET {name} = on;")), "{said}");
+        }
+        let (status, said) = judged(&setting("synchronous_commit", "off"), &[]);
+        assert_eq!(status, Status::Problem);
+        assert!(said.contains("ALTER ROLE app SET synchronous_commit = on"), "{said}");
+    }
+
+    #[test]
+    fn not_to_wait_for_a_standby_matters_where_there_is_one() {
+        let (local, none) =
+            (setting("synchronous_commit", "local"), setting("synchronous_standby_names", ""));
+        assert_eq!(judged(&local, &[none]).0, Status::Ok);
+        let (status, said) = judged(&local, &[setting("synchronous_standby_names", "standby_1")]);
+        assert_eq!(status, Status::Warning);
+        assert!(said.contains("a failover may lose"), "{said}");
+        for value in ["on", "remote_apply", "remote_write"] {
+            let standby = [setting("synchronous_standby_names", "standby_1")];
+            assert_eq!(judged(&setting("synchronous_commit", value), &standby).0, Status::Ok, "{value}");
+        }
+    }
+
+    #[test]
+    fn zero_is_off_with_any_unit_and_other_spans_are_not() {
+        for name in ["client_connection_check_interval", "idle_in_transaction_session_timeout"] {
+            for (value, status) in [
+                ("0", Status::Warning),
+                ("0ms", Status::Warning),
+                ("0s", Status::Warning),
+                ("1s", Status::Ok),
+                ("10s", Status::Ok),
+                ("1000", Status::Ok),
+            ] {
+                assert_eq!(judged(&setting(name, value), &[]).0, status, "{name} = {value}");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The server, the clock, and what is in between.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -63,24 +63,34 @@ async fn clock(session: &mut Session) -> Result<Check, Failure> {
     let round_trip = asked_at.elapsed();
     transaction.rollback().await?;
     let middle = asked + TimeDelta::from_std(round_trip / 2).unwrap_or_default();
-    let skew = server - middle;
+    Ok(clock_is_off_by(server - middle, round_trip))
+}
+
+fn clock_is_off_by(skew: TimeDelta, round_trip: Duration) -> Check {
     let size = words::span(skew.abs().to_std().unwrap_or_default());
     // No closer than the answer took.
     let noise = TimeDelta::from_std(round_trip / 2).unwrap_or_default().max(TimeDelta::milliseconds(50));
-    let how = match skew.num_milliseconds() {
-        _ if skew.abs() <= noise => "the server's clock agrees with ours".into(),
-        ..0 => format!("the server's clock is {size} behind ours"),
-        _ => format!("the server's clock is {size} ahead of ours"),
+    let how = if skew.abs() <= noise {
+        "the server's clock agrees with ours".into()
+    } else if skew < TimeDelta::zero() {
+        format!("the server's clock is {size} behind ours")
+    } else {
+        format!("the server's clock is {size} ahead of ours")
     };
     let says = format!("{how} (round trip {:.1} ms)", round_trip.as_secs_f64() * 1e3);
     if skew.abs() > TOLERATED_SKEW + TimeDelta::from_std(round_trip).unwrap_or_default() {
-        return Ok(Check::warning(
+        return Check::warning(
             "clock",
             says,
             "keys expire by the server's clock, so nothing breaks; but set NTP up on both machines",
-        ));
+        );
     }
-    Ok(Check::ok("clock", says))
+    Check::ok("clock", says)
+}
+
+/// All that can be said then: the other questions need a transaction.
+pub(super) fn statement_mode(failure: Failure) -> Check {
+    Check::problem("pooler", failure.message, failure.fix.unwrap_or_default())
 }
 
 /// The mode shows by two connections of ours, both open, that meet the same session of the server's.
@@ -121,4 +131,28 @@ async fn is_shared(session: &mut Session, options: &PgConnectOptions) -> Result<
 
 async fn pid(conn: &mut sqlx::PgConnection) -> Result<i32, Failure> {
     Ok(operations::place(conn).await?.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn clocks_may_differ_a_little_and_by_what_the_answer_took() {
+        for (skew, round_trip, status, says) in [
+            (50, 1, Status::Ok, "agrees with ours (round trip 1.0 ms)"),
+            (51, 1, Status::Ok, "is 51 ms ahead of ours"),
+            (-51, 1, Status::Ok, "is 51 ms behind ours"),
+            (500, 1000, Status::Ok, "agrees with ours"),
+            (2001, 1, Status::Ok, "is 2 s ahead of ours"),
+            (2002, 1, Status::Warning, "is 2 s ahead of ours"),
+            (-3000, 1000, Status::Ok, "is 3 s behind ours"),
+            (-3001, 1000, Status::Warning, "is 3 s behind ours"),
+        ] {
+            let check = clock_is_off_by(TimeDelta::milliseconds(skew), Duration::from_millis(round_trip));
+            assert_eq!(check.status, status, "{skew} ms: {}", check.message);
+            assert!(check.message.contains(says), "{skew} ms: {}", check.message);
+        }
+    }
 }

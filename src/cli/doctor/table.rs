@@ -134,3 +134,80 @@ fn not_looked(check: &'static str, error: &Error) -> Check {
         _ => Check::warning(check, format!("not looked: {error}"), "pgonce list, to see the error alone"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    /// Nothing is wrong with it.
+    fn sound() -> Table {
+        Table {
+            live: 1000,
+            dead: 10,
+            vacuumed_at: None,
+            autovacuum: true,
+            enabled: true,
+            age: 1000,
+            freeze_max_age: 200_000_000,
+        }
+    }
+
+    /// The status of each line, and all that they say and advise.
+    fn judged(table: &Table) -> (Vec<Status>, String) {
+        let checks = vacuum(table, "vacuumed just now");
+        let said =
+            checks.iter().map(|check| format!("{}; {}\n", check.message, check.fix.as_deref().unwrap_or("")));
+        (checks.iter().map(|check| check.status).collect(), said.collect())
+    }
+
+    #[test]
+    fn a_table_that_is_looked_after_is_ok() {
+        let (status, said) = judged(&sound());
+        assert_eq!(status, [Status::Ok]);
+        assert_eq!(said, "10 dead rows beside 1,000 live ones, vacuumed just now; \n");
+    }
+
+    #[test]
+    fn no_autovacuum_is_a_problem_on_the_server_before_the_table() {
+        let (status, said) = judged(&Table { autovacuum: false, enabled: false, ..sound() });
+        assert_eq!(status, [Status::Problem]);
+        assert!(
+            said.contains("off on this server") && said.contains("ALTER SYSTEM SET autovacuum = on"),
+            "{said}"
+        );
+        let (status, said) = judged(&Table { enabled: false, ..sound() });
+        assert_eq!(status, [Status::Problem]);
+        assert!(said.contains("off for pgonce.keys"), "{said}");
+    }
+
+    #[test]
+    fn dead_rows_count_when_they_are_many_and_more_than_the_live_ones() {
+        for (live, dead, status) in [
+            (0, 100_000, Status::Ok),
+            (0, 100_001, Status::Warning),
+            (200_000, 200_000, Status::Ok),
+            (200_000, 200_001, Status::Warning),
+        ] {
+            let (found, said) = judged(&Table { live, dead, ..sound() });
+            assert_eq!(found, [status], "{said}");
+        }
+        let (_, said) = judged(&Table { live: 0, dead: 1_234_567, ..sound() });
+        assert!(said.contains("1,234,567 dead rows beside 0 live ones, vacuumed just now"), "{said}");
+        assert!(said.contains("VACUUM pgonce.keys"), "{said}");
+    }
+
+    #[test]
+    fn wraparound_is_a_warning_and_then_a_problem() {
+        for (age, status) in [
+            (300_000_000, Status::Ok),
+            (300_000_001, Status::Warning),
+            (WRAPAROUND, Status::Warning),
+            (WRAPAROUND + 1, Status::Problem),
+        ] {
+            let (found, said) = judged(&Table { age, ..sound() });
+            assert_eq!(found, [status], "{age}: {said}");
+            assert!(status == Status::Ok || said.contains("VACUUM (FREEZE) pgonce.keys"), "{said}");
+        }
+    }
+}

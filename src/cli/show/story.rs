@@ -16,6 +16,9 @@ const IN_FLIGHT: &str =
     "A retry now gets InFlight (over HTTP 409), or waits if it was told to. It neither runs nor replays.";
 const UNTIL_IT_ENDS: &str =
     "If that commits, retries get its result; if it rolls back or dies, the key is free at once.";
+/// What takes no lock of its key before its last statement, or none at all.
+pub(in crate::cli) const UNSEEN: &str =
+    "A call in optimistic mode that is running now, or a batch with this message,";
 const OTHER_PARAMETERS: &str = "With other parameters it is refused (FingerprintMismatch, over HTTP 422).";
 
 impl Story {
@@ -146,8 +149,7 @@ impl Story {
             "executed",
             [
                 format!("Nothing is stored for this key: {why}"),
-                "A retry runs the operation. (A message of a batch that is running now cannot be seen.)"
-                    .into(),
+                format!("A retry runs the operation. ({UNSEEN} cannot be seen.)"),
             ],
         )
     }

@@ -6,7 +6,8 @@ use sqlx::{PgConnection, Row};
 use super::{one, query};
 use crate::Error;
 
-/// From the catalogs alone, which everybody may read: the version by what each migration has made.
+/// From the catalogs alone, which everybody may read: the version by what each migration has made, the newest first. What somebody has
+/// dropped since does not make a schema older.
 const PLACE: &str = "\
 WITH relation AS (
     SELECT c.oid, c.relname, n.oid AS schema
@@ -34,16 +35,20 @@ SELECT current_user::text AS role, pg_catalog.quote_ident(current_user) AS quote
        pg_catalog.clock_timestamp() AS clock,
        pg_catalog.pg_backend_pid() AS pid,
        CASE WHEN NOT EXISTS (SELECT FROM relation WHERE relname = 'keys') THEN 0::bigint
-            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'finish') THEN 1
-            WHEN NOT EXISTS (SELECT FROM relation WHERE relname = 'evictions') THEN 2
-            WHEN EXISTS (
+            WHEN EXISTS (SELECT FROM function WHERE name = 'allow_commit') THEN 7
+            WHEN EXISTS (SELECT FROM function WHERE name IN ('finish', 'refuse_commit'))
+                 AND NOT EXISTS (SELECT FROM function WHERE name = 'refuse_unfinished') THEN 6
+            WHEN EXISTS (SELECT FROM function WHERE name = 'refuse_commit') THEN 5
+            WHEN EXISTS (SELECT FROM function WHERE name = 'finish') AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_constraint c JOIN relation ON relation.oid = c.conrelid
                 WHERE relation.relname = 'keys' AND c.conname = 'keys_state'
-            ) THEN 3
-            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'refuse_commit') THEN 4
-            WHEN EXISTS (SELECT FROM function WHERE name = 'refuse_unfinished') THEN 5
-            WHEN NOT EXISTS (SELECT FROM function WHERE name = 'allow_commit') THEN 6
-            ELSE 7 END AS schema,
+            ) THEN 4
+            WHEN EXISTS (SELECT FROM relation WHERE relname = 'evictions')
+                 OR EXISTS (SELECT FROM function WHERE name = 'purge_expired') THEN 3
+            WHEN EXISTS (SELECT FROM function WHERE name = 'finish') THEN 2
+            ELSE 1 END AS schema,
+       EXISTS (SELECT FROM relation WHERE relname = 'evictions') AS evictions,
+       EXISTS (SELECT FROM function WHERE name = 'purge_expired') AS purge_expired,
        EXISTS (SELECT FROM relation WHERE relname = '_sqlx_migrations') AS noted,
        EXISTS (
            SELECT FROM relation
@@ -72,6 +77,10 @@ pub(crate) struct Place {
     pub(crate) schema: i64,
     /// Whether sqlx's migrator has made it, ours or that of sqlx-cli.
     pub(crate) noted: bool,
+    /// Whether the table pgonce.evictions is there, which came with version 3.
+    pub(crate) evictions: bool,
+    /// The same of the function pgonce.purge_expired.
+    pub(crate) purge_expired: bool,
     /// What the role may not: `DELETE ON pgonce.keys`.
     pub(crate) missing: Vec<String>,
 }
@@ -90,6 +99,8 @@ pub(crate) async fn place(conn: &mut PgConnection) -> Result<Place, Error> {
             pid: row.try_get("pid")?,
             schema: row.try_get("schema")?,
             noted: row.try_get("noted")?,
+            evictions: row.try_get("evictions")?,
+            purge_expired: row.try_get("purge_expired")?,
             missing: row.try_get("missing")?,
         };
         Ok((place, row.try_get("notes_readable")?))

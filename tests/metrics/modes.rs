@@ -103,8 +103,11 @@ async fn those_who_hear_the_result(meter: &Meter) {
         let idempotency = db.idempotency().with_mode(mode).with_in_flight(waits);
         let operation = operation();
         let work = async {
-            // While it waits for its connection, all others come to its key.
-            let first = idempotency.execute(&operation, charges);
+            // While it is inside, all others come to its key.
+            let first = idempotency.execute(&operation, async |conn| {
+                tokio::task::yield_now().await;
+                charges(conn).await
+            });
             let duplicates = (0..DUPLICATES).map(|_| idempotency.execute(&operation, must_not_run::<i64>));
             let (first, duplicates) = tokio::join!(first, futures_util::future::join_all(duplicates));
             assert!(!first.unwrap().is_replayed());
@@ -121,7 +124,10 @@ async fn those_who_hear_of_a_failure(meter: &Meter) {
     let db = meter.database().await;
     let idempotency = db.idempotency().with_in_flight(InFlight::Wait(Duration::from_secs(30)));
     let operation = operation();
-    let fails = async |_: &mut PgConnection| Err::<i64, _>(Error::from(sqlx::Error::RowNotFound));
+    let fails = async |_: &mut PgConnection| {
+        tokio::task::yield_now().await;
+        Err::<i64, _>(Error::from(sqlx::Error::RowNotFound))
+    };
     let work = async {
         let first = idempotency.execute(&operation, fails);
         let (first, second) = tokio::join!(first, idempotency.execute(&operation, charges));

@@ -82,6 +82,10 @@ async fn what_was_dropped_of_the_schema_is_found_and_mended_by_what_is_said() {
             ("DROP FUNCTION pgonce.refuse_commit", "the function pgonce.refuse_commit is missing"),
             ("DROP FUNCTION pgonce.allow_commit", "the function pgonce.allow_commit is missing"),
         ] {
+            // Without notes, what the newest migration has made is all that tells of it.
+            if breaks.ends_with("allow_commit") && !noted {
+                continue;
+            }
             sql(&db.pool, breaks).await;
             let document = json(&db, &["doctor"]).await;
             let found = complaints(&document, "schema");

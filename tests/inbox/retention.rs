@@ -8,6 +8,7 @@ use super::scene::{assert_whole, inbox, ledger, messages, process, process_all, 
 use super::support::{Database, key};
 
 async fn expire(db: &Database, ids: &str) {
+    db.wait_until_idle().await;
     let expire = "UPDATE pgonce.keys SET expires_at = clock_timestamp() - interval '1 second'
                   WHERE key = ANY (string_to_array($1, ' '))";
     sqlx::query(expire).bind(ids).execute(&db.pool).await.unwrap();

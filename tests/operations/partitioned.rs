@@ -171,6 +171,7 @@ async fn calls_of_every_kind_work_and_keys_are_unique_across_the_partitions() {
                 report.messages.iter().filter(|handled| matches!(handled, pgonce::Handled::Processed));
             assert_eq!(processed.count(), fresh, "{isolation:?}");
         }
+        db.wait_until_idle().await;
         sqlx::query("UPDATE pgonce.keys SET expires_at = 'epoch' WHERE scope = $1")
             .bind(consumer.as_str())
             .execute(&db.pool)

@@ -114,6 +114,7 @@ async fn it_claims_what_an_execution_of_another_mode_left_behind() {
     assert_eq!(again, Outcome::Replayed(id));
     db.assert_charged_once().await;
     // And the other way round, after an expiry.
+    db.wait_until_idle().await;
     sqlx::raw_sql("UPDATE pgonce.keys SET expires_at = 'epoch'").execute(&db.pool).await.unwrap();
     let second = optimistic(&db).execute(&operation(), async |conn| charge(conn, 42).await).await.unwrap();
     assert!(!second.is_replayed(), "what is expired is taken over");

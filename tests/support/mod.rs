@@ -172,7 +172,8 @@ impl Database {
         .expect("end the backends");
     }
 
-    /// Waits until no other session of this database is in a transaction.
+    /// Waits until no other session of this database is in a transaction. A call that replays returns before its ROLLBACK is answered,
+    /// so its lock may still be held for a moment, in which a key that is *now* made to expire would be in flight.
     pub async fn wait_until_idle(&self) {
         self.wait_until(
             "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()

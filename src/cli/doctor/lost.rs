@@ -5,8 +5,11 @@ use crate::MIGRATIONS;
 use crate::cli::session::newest;
 use crate::sql::operations::Place;
 
-/// The function that the guard of messages and of the optimistic mode needs, as the verification names it.
-const REFUSE_COMMIT: &str = "the function pgonce.refuse_commit is missing";
+/// The functions that the guard of messages and of the optimistic mode needs, as the verification names them; and what makes them.
+const GUARD: [(&str, i64, &str); 2] = [
+    ("the function pgonce.refuse_commit is missing", 6, "CREATE OR REPLACE FUNCTION pgonce.refuse_commit"),
+    ("the function pgonce.allow_commit is missing", 7, "CREATE FUNCTION pgonce.allow_commit"),
+];
 
 /// What calls can do without, which is why `pgonce::verify` does not look for it.
 pub(super) fn checks(place: &Place) -> Vec<Check> {
@@ -34,8 +37,8 @@ pub(super) fn checks(place: &Place) -> Vec<Check> {
 
 /// Where the notes say that the migration was applied, to migrate once more does nothing.
 pub(super) fn restores(problem: &str) -> Option<String> {
-    (problem == REFUSE_COMMIT)
-        .then(|| statements(6, "CREATE OR REPLACE FUNCTION pgonce.refuse_commit", "$$;"))
+    let (_, version, begins) = GUARD.into_iter().find(|(missing, ..)| *missing == problem)?;
+    Some(statements(version, begins, "$$;"))
 }
 
 /// Of the migration to this version, from here to there.

@@ -45,6 +45,9 @@ const MARGIN: f64 = 1.1;
 /// Bytes of a payment that may be nobody's: the server writes some by itself, now and then. Whoever writes, writes more.
 const NOISE: f64 = 1.0;
 
+/// Counted exactly, and rounded in the table above.
+const ROUNDED: f64 = 0.005;
+
 /// Names everything that has grown.
 pub fn check(costs: &[Cost]) -> anyhow::Result<()> {
     let mut grown = Vec::new();
@@ -56,12 +59,14 @@ pub fn check(costs: &[Cost]) -> anyhow::Result<()> {
             grown.push(format!("{name}: no budget; it takes {cost:?}"));
             continue;
         };
+        // What is sent without waiting for the answer, a replay's ROLLBACK, is now and then a message of its own. (A batch's are few, and
+        // divided by its hundred.)
+        let own = if matches!(contender, Batch(_)) { ROUNDED } else { 0.05 };
         let figures = [
-            // Counted exactly, and rounded in the table above.
-            ("messages", cost.messages, most.0, 1.0, 0.005),
+            ("messages", cost.messages, most.0, 1.0, own),
             ("bytes of WAL", cost.wal, most.1, MARGIN, NOISE),
-            ("row versions", cost.rows, most.2, 1.0, 0.005),
-            ("dead row versions", cost.dead, most.3, 1.0, 0.005),
+            ("row versions", cost.rows, most.2, 1.0, ROUNDED),
+            ("dead row versions", cost.dead, most.3, 1.0, ROUNDED),
         ];
         for (what, is, most, margin, more) in figures {
             if is > most * margin + more {

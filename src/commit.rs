@@ -59,7 +59,8 @@ pub(crate) async fn commit(
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into(),
     };
     warn!(attempt = %owner.attempt, "the answer to COMMIT was lost: {source}");
-    let fate = find_out(owner, idempotency).await;
+    // Boxed, as it is seldom needed, and larger than all the rest of a call.
+    let fate = Box::pin(find_out(owner, idempotency)).await;
     metrics::resolved(call.labels(), fate.as_str());
     match fate {
         Fate::Committed => {

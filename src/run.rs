@@ -143,7 +143,8 @@ impl Idempotency {
         optimistic: bool,
         step: &mut Step,
     ) -> Result<Entered, Error> {
-        let mut conn = self.pool().acquire().instrument(step.span()).await?;
+        // Boxed, since a call's future, which is moved some times, would be two thirds this.
+        let mut conn = Box::pin(self.pool().acquire()).instrument(step.span()).await?;
         if optimistic {
             let transaction = self.begin_guarded(conn).instrument(step.span()).await?;
             let owner = Owner::at_the_end(operation, self.retention_of(operation));

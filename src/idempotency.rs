@@ -84,7 +84,8 @@ impl Idempotency {
     /// On a pool of the application's own. It must lead to the primary: a standby cannot write, and may answer stale.
     ///
     /// A closure that leaves its transaction (a `ROLLBACK` of its own, for example) is detected and reported on such
-    /// a pool, but what it wrote after that is committed already. [`connect`](Self::connect) closes this gap.
+    /// a pool, but what it wrote after that is committed already. It is not even detected when the closure then begins a transaction of its own
+    /// and aborts that, since in an aborted transaction the server answers nothing. [`connect`](Self::connect) closes this gap.
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,

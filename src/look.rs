@@ -56,7 +56,8 @@ impl Idempotency {
 /// How long the error of a closure is held back for a look that does not come through, on a pool that is exhausted.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// An aborted transaction was used further: nothing of it can have been committed, since every COMMIT is refused.
+/// An aborted transaction was used further: nothing of it can have been committed, since every COMMIT is refused. (Unless the closure has
+/// said ROLLBACK and then BEGIN: in an aborted transaction nobody can ask whose it is. See [`Idempotency::new`].)
 pub(crate) fn is_swallowed<E: ClosureError>(error: &E) -> bool {
     database_error(error.as_error()).and_then(|error| error.code()).as_deref() == Some("25P02")
 }

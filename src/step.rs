@@ -133,7 +133,7 @@ pub(crate) fn find(scope: &Scope, idempotency: &Idempotency) -> Span {
 /// Notes in a step's span that the database failed.
 pub(crate) fn failed(span: &Span, error: &Error) {
     // Which the database has answered as it should.
-    if span.is_disabled() || error.kind() == ErrorKind::FingerprintMismatch {
+    if span.is_disabled() || matches!(error.kind(), ErrorKind::FingerprintMismatch | ErrorKind::InFlight) {
         return;
     }
     let code = database_error(error).and_then(|error| error.code());

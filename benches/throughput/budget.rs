@@ -61,7 +61,7 @@ pub fn check(costs: &[Cost]) -> anyhow::Result<()> {
         };
         // What is sent without waiting for the answer, a replay's ROLLBACK, is now and then a message of its own. (A batch's are few, and
         // divided by its hundred.)
-        let own = if matches!(contender, Batch(_)) { ROUNDED } else { 0.05 };
+        let own = if matches!((contender, form), (Batch(_), _) | (_, Fresh)) { ROUNDED } else { 0.05 };
         let figures = [
             ("messages", cost.messages, most.0, 1.0, own),
             ("bytes of WAL", cost.wal, most.1, MARGIN, NOISE),

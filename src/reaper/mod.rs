@@ -24,7 +24,7 @@ use crate::{Error, Idempotency, metrics};
 /// **What it does to the database.** It deletes rows of `pgonce.keys` whose retention has ended, the oldest first, and
 /// nothing else. It never touches a live or a pending key, and skips a key that is being taken over. Between two
 /// batches it holds no connection, no lock and no snapshot. A call that claims a key in the very moment in which it is
-/// deleted waits until that batch has ended: some milliseconds, and 2 seconds more at most if this process stalls before
+/// deleted waits until that batch has ended: some milliseconds, and 5 seconds more at most if this process stalls before
 /// its COMMIT, since the server then undoes the batch. No other call waits for it. (That an expired key is a new
 /// request does not depend on the reaper.)
 ///

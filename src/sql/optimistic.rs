@@ -11,8 +11,8 @@ use crate::record::State;
 /// Inserts the finished row, and lets the COMMIT pass that was refused until then. One row means stored.
 ///
 /// No row, or a violation of the primary key, means that another execution has the key, or had it: a row is there, or another
-/// transaction holds its advisory lock, which is not waited for (a batch of messages has no such lock, and is). An error of CLOSE means
-/// that we are no longer in the transaction, and this would be committed by itself. In this order (CASE), since the cursor tells later
+/// transaction holds its advisory lock, which is not waited for (a batch of messages has no such lock, and is). CLOSE fails where we are
+/// no longer in the transaction, and this would be committed by itself. In this order (CASE), since the cursor tells later
 /// where we are. (Not ON CONFLICT, which costs more than a plain INSERT: whoever comes too late rolls back in any case.)
 const INSERT: &str = "\
 INSERT INTO pgonce.keys (scope, key, fingerprint, attempt, state, result, result_format, transaction_id, created_at,
@@ -46,10 +46,6 @@ pub(super) async fn insert(
         }
         Ok(None) => Ok(Finished::Taken),
         Err(sqlx::Error::Database(error)) if is_duplicate(error.as_ref()) => Ok(Finished::Taken),
-        // invalid_cursor_name
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("34000") => {
-            Ok(Finished::Outside)
-        }
         Err(error) => Err(error),
     }
 }

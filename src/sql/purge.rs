@@ -16,7 +16,7 @@ use crate::Error;
 /// little.
 const PREPARE: &str = "\
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL synchronous_commit = off; \
-SET LOCAL idle_in_transaction_session_timeout = '2s'";
+SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 /// The oldest that are expired, except for what a takeover has locked. FOR UPDATE checks the condition again on what it
 /// locks.

@@ -16,8 +16,8 @@ WITH needed_column (name) AS (
                AS disabled
     FROM pg_catalog.pg_constraint c JOIN keys ON keys.oid = c.conrelid
     WHERE c.conname = 'keys_finished_before_commit'
-), needed_function (name) AS (
-    VALUES ('refuse_commit'), ('allow_commit')
+), needed_function (name, users) AS (
+    VALUES ('refuse_commit', 'messages and calls'), ('allow_commit', 'calls')
 ), function AS (
     SELECT p.oid, p.proname AS name FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -64,8 +64,8 @@ FROM pg_catalog.pg_trigger t JOIN keys ON keys.oid = t.tgrelid
 WHERE t.tgname = 'messages_finished_before_commit'
 UNION ALL
 SELECT pg_catalog.format('the function pgonce.%s is missing', needed_function.name),
-       'messages and calls in optimistic mode need it: apply the migrations of this release with `pgonce::migrate(&pool)` '
-       'or `sqlx migrate run`', 'schema'
+       pg_catalog.format('%s in optimistic mode need it: apply the migrations of this release with '
+                         '`pgonce::migrate(&pool)` or `sqlx migrate run`', needed_function.users), 'schema'
 FROM needed_function, keys
 WHERE NOT EXISTS (SELECT FROM function WHERE function.name = needed_function.name)
 UNION ALL

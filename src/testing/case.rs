@@ -109,7 +109,7 @@ pub(super) fn is_commit(message: &Message) -> bool {
     message.side == Side::Client && matches!(message.parts(), ("Query", sql) if commits(sql))
 }
 
-/// Whether it is a COMMIT of pgonce's. That of a message, or in optimistic mode, comes with what proves that its transaction is alive.
+/// Whether it is a COMMIT of pgonce's. That of a message comes with what proves that its transaction is alive.
 fn commits(sql: &str) -> bool {
     sql == COMMIT || sql == CLOSE_AND_COMMIT
 }

@@ -49,7 +49,7 @@ async fn it_deletes_what_is_expired_in_batches_and_nothing_else() {
     assert_eq!(keys(&db).await, ["pending", "order-1"]);
     let batches: Vec<(i64, String)> =
         sqlx::query_as("SELECT deleted, setting FROM batches ORDER BY id").fetch_all(&db.pool).await.unwrap();
-    let expected = [10, 10, 5].map(|deleted| (deleted, "off 2s".to_owned()));
+    let expected = [10, 10, 5].map(|deleted| (deleted, "off 5s".to_owned()));
     assert_eq!(batches, expected, "short, and neither the disk nor a stalled client keeps rows locked");
 
     let again = reaper.run_once().await.unwrap();

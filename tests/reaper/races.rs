@@ -78,29 +78,29 @@ async fn a_claim_of_a_key_that_is_being_deleted_waits_for_the_batch_and_no_other
 
 /// Its host is frozen, or gone without a word: nobody ends its session but the server.
 #[tokio::test]
-async fn a_claim_waits_two_seconds_at_most_for_a_reaper_that_stalls_before_its_commit() {
+async fn a_claim_waits_five_seconds_at_most_for_a_reaper_that_stalls_before_its_commit() {
     let db = Database::new().await;
     add_expired(&db.pool, 3).await;
     let mut gate = Gate::before(&db, COMMIT).await;
     let reaper = Reaper::new(gate.idempotency()).with_batch_size(2);
     let reaping = tokio::spawn(async move { reaper.run_once().await });
     gate.reached().await;
+    // Since the end of the statement that deletes, by the server's clock.
+    let stalled = "SELECT max(state_change) FROM pg_stat_activity
+                   WHERE datname = current_database() AND state = 'idle in transaction'";
+    let stalled: Option<DateTime<Utc>> = sqlx::query_scalar(stalled).fetch_one(&db.pool).await.unwrap();
     let idempotency = db.idempotency();
     let claim =
         tokio::spawn(
             async move { idempotency.execute(&numbered(1), async |conn| charge(conn, 42).await).await },
         );
     db.wait_until(CLAIM_WAITS).await;
-    // Since the end of the statement that deletes, by the server's clock.
-    let stalled = "SELECT max(state_change) FROM pg_stat_activity
-                   WHERE datname = current_database() AND state = 'idle in transaction'";
-    let stalled: Option<DateTime<Utc>> = sqlx::query_scalar(stalled).fetch_one(&db.pool).await.unwrap();
 
     assert!(!claim.await.unwrap().unwrap().is_replayed(), "it is still held up, and the claim went on");
     let record = db.idempotency().find(&scope(), numbered(1).key()).await.unwrap().unwrap();
     let waited = record.completed_at().unwrap() - stalled.unwrap();
     // The server looks at its clock when the time is over; the rest is for a machine that is busy.
-    assert!((2..5).contains(&waited.num_seconds()), "{waited}");
+    assert!((5..20).contains(&waited.num_seconds()), "{waited}");
     assert_eq!(keys(&db).await, ["2", "3", "1"], "nothing of the batch is deleted");
     reaping.await.unwrap().unwrap_err();
     assert_eq!(db.count("ledger").await, 1);

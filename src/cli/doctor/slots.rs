@@ -28,12 +28,18 @@ pub(super) async fn checks(session: &mut Session) -> Result<Vec<Check>, Failure>
     Ok(checks)
 }
 
+/// What is worth a word.
+fn some(held: &Option<i64>) -> Option<i64> {
+    held.filter(|held| *held > 0)
+}
+
 fn judge(slot: &Slot) -> Option<Check> {
     let Slot { name, active_pid, rows, catalogs, wal } = slot;
     let holds: Vec<_> = [
-        rows.map(|age| format!("the vacuum of all tables by {} transactions", words::number(age))),
-        catalogs.map(|age| format!("the vacuum of the catalogs by {} transactions", words::number(age))),
-        wal.map(|bytes| format!("{} of WAL", words::bytes(bytes))),
+        some(rows).map(|age| format!("the vacuum of all tables by {} transactions", words::number(age))),
+        some(catalogs)
+            .map(|age| format!("the vacuum of the catalogs by {} transactions", words::number(age))),
+        some(wal).map(|bytes| format!("{} of WAL", words::bytes(bytes))),
     ]
     .into_iter()
     .flatten()
@@ -75,7 +81,8 @@ mod tests {
     #[test]
     fn a_slot_that_nobody_reads_is_named_with_all_that_it_holds() {
         let name = || "old".to_owned();
-        assert_eq!(says(&Slot { name: name(), ..Slot::default() }), None, "it holds nothing");
+        let nothing = Slot { name: name(), rows: Some(0), wal: Some(0), ..Slot::default() };
+        assert_eq!(says(&nothing), None, "it holds nothing");
         let slot =
             Slot { name: name(), rows: Some(1234), catalogs: Some(7), wal: Some(2048), ..Slot::default() };
         assert_eq!(

@@ -28,23 +28,17 @@ pub(super) async fn checks(session: &mut Session) -> Result<Vec<Check>, Failure>
     Ok(checks)
 }
 
-/// What is worth a word.
-fn some(held: &Option<i64>) -> Option<i64> {
-    held.filter(|held| *held > 0)
-}
-
 fn judge(slot: &Slot) -> Option<Check> {
     let Slot { name, active_pid, rows, catalogs, wal } = slot;
     let holds: Vec<_> = [
-        some(rows).map(|age| format!("the vacuum of all tables by {} transactions", words::number(age))),
-        some(catalogs)
-            .map(|age| format!("the vacuum of the catalogs by {} transactions", words::number(age))),
-        some(wal).map(|bytes| format!("{} of WAL", words::bytes(bytes))),
+        rows.map(|age| format!("the vacuum of all tables by {} transactions", words::number(age))),
+        catalogs.map(|age| format!("the vacuum of the catalogs by {} transactions", words::number(age))),
+        wal.map(|bytes| format!("{} of WAL", words::bytes(bytes))),
     ]
     .into_iter()
     .flatten()
     .collect();
-    if holds.is_empty() {
+    if [rows, catalogs, wal].iter().all(|held| held.unwrap_or_default() <= 0) {
         return None;
     }
     let holds = holds.join(", ");

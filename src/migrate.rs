@@ -90,7 +90,8 @@ pub const MIGRATIONS: &[Migration] = &[
 /// GRANT SELECT, INSERT, UPDATE, DELETE ON pgonce.keys TO app;
 /// ```
 ///
-/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only. The functions `pgonce.refuse_commit` and `pgonce.allow_commit`, which an
+/// `DELETE` is for the [`Reaper`](crate::Reaper) and [`purge_expired`](crate::Idempotency::purge_expired) only.
+/// The functions `pgonce.refuse_commit` and `pgonce.allow_commit`, which an
 /// [`Inbox`](crate::Inbox) and [`Mode::Optimistic`](crate::Mode::Optimistic) need, may be called by everybody; where new functions may not,
 /// add `GRANT EXECUTE ON FUNCTION pgonce.refuse_commit, pgonce.allow_commit TO app`. For people who look things up:
 /// `GRANT SELECT ON pgonce.readable_keys TO …`.

@@ -48,7 +48,8 @@ impl Transaction {
         self.after_commit(committed).await
     }
 
-    /// The same where what was opened with [`OPEN`](crate::sql::OPEN) is still to be closed. It leaves another transaction open, an empty one, which
+    /// The same where what was opened with [`OPEN`](crate::sql::OPEN) is still to be closed. It leaves another transaction open, an
+    /// empty one, which
     /// ends when the pool takes the connection back, which asks the server in any case.
     pub(crate) async fn close_and_commit(mut self) -> Result<(), sqlx::Error> {
         let committed = self.conn.execute(sql::CLOSE_AND_COMMIT).await.map(drop);
